@@ -1,0 +1,105 @@
+#!/usr/bin/env bash
+# Makes .venv with everything the project needs. Called by `make`; run again it does nothing until a lock changes.
+#   PYTHON     which interpreter to use (default: the first of python3.11, python3.12, python3 that is 3.11 or 3.12)
+#   PIP_ARGS   further arguments for pip install, for example an index of PyTorch's CPU builds
+#   WHEELS     where the compiled l2f is kept for the next clone (default ~/.cache/raptor_nb/wheels)
+set -euo pipefail
+cd "$(dirname "$0")/.."
+venv=.venv
+stamp=$venv/.set-up
+log=$venv/set-up.log
+read -ra pip_args <<< "${PIP_ARGS:-}"
+
+say() { printf 'set-up: %s\n' "$*"; }
+fail() { printf 'set-up: %s\n' "$*" >&2; exit 1; }
+
+version_of() { "$1" -c 'import sys; print("%d.%d.%d" % sys.version_info[:3])' 2>/dev/null || true; }
+suits() { "$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' 2>/dev/null; }
+
+find_python() {
+  local candidate seen=""
+  for candidate in ${PYTHON:-python3.11 python3.12 python3 python}; do
+    if suits "$candidate"; then command -v "$candidate"; return; fi
+    [ -n "$(version_of "$candidate")" ] && seen="$seen, $candidate is $(version_of "$candidate")"
+  done
+  fail "Python 3.11 or 3.12 is needed${seen:-, and none was found}: install python3.11, or name one with make PYTHON=/path/to/python3.11"
+}
+
+apt_install() {  # names of Debian packages; only where that is possible without asking
+  [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null || return 1
+  say "installing $* with apt-get"
+  { apt-get install -y -qq "$@" || { apt-get update -qq && apt-get install -y -qq "$@"; }; } >>"$log" 2>&1
+}
+
+has_headers() { "$1" -c 'import sysconfig, pathlib, sys; sys.exit(not pathlib.Path(sysconfig.get_path("include"), "Python.h").exists())'; }
+
+make_venv() {
+  local python name
+  python=$(find_python)
+  name=python$(version_of "$python" | cut -d. -f1,2)
+  "$python" -c 'import ensurepip, venv' 2>/dev/null || apt_install "$name-venv" ||
+    fail "$python cannot make virtual environments: install the package $name-venv and try again"
+  has_headers "$python" || apt_install "$name-dev" ||
+    fail "the headers of $python are missing and l2f is compiled against them: install the package $name-dev and try again"
+  say "making $venv with $python ($(version_of "$python"))"
+  "$python" -m venv "$venv"
+}
+
+# l2f is compiled with -march=native: a wheel belongs to a Python and a kind of processor
+wheel_folder() {
+  local flags key
+  flags=$(grep -m1 -iE '^(flags|features)' /proc/cpuinfo 2>/dev/null || sysctl -n machdep.cpu 2>/dev/null || true)
+  key=$(printf '%s %s %s' "$(uname -sm)" "$("$venv/bin/python" -VV)" "$flags" | cksum | cut -d' ' -f1)
+  printf '%s/%s-%s' "${WHEELS:-${XDG_CACHE_HOME:-$HOME/.cache}/raptor_nb/wheels}" "$(uname -m)" "$key"
+}
+
+compile_l2f() {  # into the folder named first
+  local folder=$1 building
+  if command -v clang++ >/dev/null; then export CC=clang CXX=clang++; say "compiling l2f with clang, about 3 minutes"
+  elif command -v g++ >/dev/null; then export CC=gcc CXX=g++
+    say "compiling l2f with g++, which takes about 20 minutes and up to 10 GB of memory; with clang it is 3 minutes (apt-get install clang libomp-dev)"
+  else fail "l2f needs a C++ compiler: install clang and libomp-dev (or g++) and try again"; fi
+  building=$(mktemp -d)
+  "$venv/bin/pip" wheel -q --no-deps -w "$building" ${pip_args[@]+"${pip_args[@]}"} "$l2f" >>"$venv/l2f.log" 2>&1 ||
+    { tail -n 20 "$venv/l2f.log" >&2; rm -rf "$building"; fail "l2f did not compile: the whole story is in $venv/l2f.log"; }
+  mkdir -p "$folder"
+  mv "$building"/l2f-*.whl "$folder/"   # whole, or not at all
+  rm -rf "$building"
+}
+
+find_or_compile_l2f() {
+  ls "$1"/l2f-*.whl >/dev/null 2>&1 && { say "taking the compiled l2f of $1"; return; }
+  [ "$(uname)" != Linux ] || { command -v clang++ >/dev/null && ls /usr/lib/llvm-*/lib/libomp.so >/dev/null 2>&1; } || apt_install clang libomp-dev || true
+  compile_l2f "$1"
+}
+
+install_l2f() {
+  "$venv/bin/pip" install -q --no-deps --force-reinstall "$1"/l2f-*.whl >>"$log" 2>&1 && "$venv/bin/python" -c 'import l2f' 2>>"$log"
+}
+
+main() {
+  local key l2f wheels started=$SECONDS job=""
+  key=$(cat requirements.lock pyproject.toml settings.ini tools/setup.sh | cksum)
+  [ -x $venv/bin/python ] && [ "$(cat $stamp 2>/dev/null)" = "$key" ] && return
+  [ -x $venv/bin/python ] && suits $venv/bin/python || { rm -rf $venv; log=/dev/null make_venv; }
+  rm -f $stamp; : >"$log"; : >"$venv/l2f.log"
+  l2f=$(grep '^l2f==' requirements.lock)
+  "$venv/bin/pip" install -q --disable-pip-version-check ${pip_args[@]+"${pip_args[@]}"} --upgrade pip==26.3 >>"$log" 2>&1 || fail "pip could not be brought up to date: see $log"
+
+  wheels=$(wheel_folder)/${l2f/==/-}
+  if ! "$venv/bin/pip" freeze 2>/dev/null | grep -qE "^l2f(==| @).*${l2f#l2f==}"; then find_or_compile_l2f "$wheels" & job=$!; fi
+  say "installing the packages of requirements.lock"
+  grep -v '^l2f==' requirements.lock >$venv/packages.txt
+  "$venv/bin/pip" install -q ${pip_args[@]+"${pip_args[@]}"} -r $venv/packages.txt >>"$log" 2>&1 ||
+    { tail -n 5 "$log" >&2; [ -z "$job" ] || kill "$job" 2>/dev/null || true; fail "the packages could not be installed: the whole story is in $log"; }
+  if [ -n "$job" ]; then
+    wait "$job"
+    install_l2f "$wheels" || { say "that l2f does not load here, compiling it again"; rm -rf "$wheels"; find_or_compile_l2f "$wheels"; install_l2f "$wheels"; } ||
+      fail "the compiled l2f cannot be imported: see $log"
+  fi
+  "$venv/bin/pip" install -q --no-deps --no-build-isolation -e . >>"$log" 2>&1 || { tail -n 5 "$log" >&2; fail "raptor_nb itself could not be installed: see $log"; }
+  if git rev-parse --git-dir >/dev/null 2>&1; then "$venv/bin/nbdev_install_hooks" >>"$log" 2>&1; fi
+  printf '%s\n' "$key" >$stamp
+  say "done in $((SECONDS - started)) s"
+}
+main
