@@ -59,10 +59,10 @@ compile_l2f() {  # into the folder named first
   elif command -v g++ >/dev/null; then export CC=gcc CXX=g++
     say "compiling l2f with g++, which takes about 20 minutes and up to 10 GB of memory; with clang it is 3 minutes (apt-get install clang libomp-dev)"
   else fail "l2f needs a C++ compiler: install clang and libomp-dev (or g++) and try again"; fi
-  building=$(mktemp -d)
-  "$venv/bin/pip" wheel -q --no-deps -w "$building" ${pip_args[@]+"${pip_args[@]}"} "$l2f" >>"$venv/l2f.log" 2>&1 ||
-    { tail -n 20 "$venv/l2f.log" >&2; rm -rf "$building"; fail "l2f did not compile: the whole story is in $venv/l2f.log"; }
   mkdir -p "$folder"
+  building=$(mktemp -d "$folder/building.XXXXXX")
+  "$venv/bin/pip" wheel -q --no-deps --no-cache-dir -w "$building" ${pip_args[@]+"${pip_args[@]}"} "$l2f" >>"$venv/l2f.log" 2>&1 ||
+    { tail -n 20 "$venv/l2f.log" >&2; rm -rf "$building"; fail "l2f did not compile: the whole story is in $venv/l2f.log"; }
   mv "$building"/l2f-*.whl "$folder/"   # whole, or not at all
   rm -rf "$building"
 }

@@ -1,0 +1,197 @@
+"""The documentation site, without Quarto: nbs/ -> executed -> nbdev's rendering -> Sphinx -> _docs/
+
+build/executed   the notebooks, executed as nbdev_test does (IN_TEST=1); one is executed again when it or the library changed
+_proc            the same after nbdev's processors: exported cells gone, their documentation in
+build/docs       what Sphinx reads: those notebooks in its dialect, the pages of docs/, the reports, the sources
+"""
+import argparse, hashlib, os, re, shutil, subprocess, sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+from nbdev.config import get_config
+from nbdev.serve import proc_nbs
+from pygments import highlight
+from pygments.formatters import HtmlFormatter
+from pygments.lexers import PythonLexer
+
+ROOT = Path(__file__).resolve().parents[1]
+EXECUTED, SOURCES, SITE = Path("build/executed"), Path("build/docs"), Path("_docs")
+PAGES = {"docs/bad_input.md": "bad_input.md", "CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md"}
+STAGES = ("The way of the data", ["00_policy", "01_drones", "02_environment", "03_pretrain", "04_distill", "05_export",
+                                  "06_evaluate", "07_pipeline"])
+PARTS = [("Learning", "learn"), ("Foundations", "core")]
+DIRECTIVE = re.compile(r"^#\|\s*([\w-]+):?\s*(.*)$")
+
+
+def notebooks(folder):
+    "Notebooks below `folder` in reading order, without hidden ones and drafts"
+    return sorted(p for p in folder.rglob("*.ipynb") if not any(part[0] in "._" for part in p.relative_to(folder).parts))
+
+
+def show_sources(nb):
+    "Have nbdev keep the source of exported cells, folded away (all but those that only import)"
+    for cell in nb.cells:
+        if cell.cell_type == "code" and re.search(r"^\s*(def|class|@|\w+\s*=)", cell.source, flags=re.M):
+            cell.source = re.sub(r"^#\|\s*export\s*$", "#| exports", cell.source, flags=re.M)
+
+
+def execute(path, library):
+    "Execute one notebook into build/executed unless what is there comes from the same cells and library; one line about it"
+    out = EXECUTED / path.relative_to("nbs")
+    key = hashlib.sha256(path.read_bytes() + library).hexdigest()
+    note = out.with_suffix(".key")
+    if out.exists() and note.exists() and note.read_text() == key: return f"{path}: unchanged"
+    nb = nbformat.read(path, as_version=4)
+    client = NotebookClient(nb, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}})
+    try: client.execute(env={**os.environ, "IN_TEST": "1", "OMP_NUM_THREADS": "1"})
+    except CellExecutionError as error: raise SystemExit(f"{path} does not run, so the site was not built:\n{error}")
+    show_sources(nb)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(nb, out)
+    note.write_text(key)
+    return f"{path}: executed"
+
+
+def execute_all(jobs):
+    files = notebooks(Path("nbs"))
+    library = hashlib.sha256(b"".join(p.read_bytes() for p in sorted(Path("raptor_nb").rglob("*.py")))).digest()
+    for old in notebooks(EXECUTED) if EXECUTED.exists() else []:
+        if not (Path("nbs") / old.relative_to(EXECUTED)).exists(): old.unlink()
+    with ThreadPoolExecutor(jobs) as pool:
+        for line in pool.map(lambda p: execute(p, library), files): print(line)
+
+
+def directives(cell):
+    "The `#| name: value` lines of a cell, which are taken out of it"
+    found, rest = {}, []
+    for line in cell.source.splitlines():
+        match = DIRECTIVE.match(line)
+        if match: found[match[1]] = match[2]
+        else: rest.append(line)
+    cell.source = "\n".join(rest).strip("\n")
+    return found
+
+
+def localise(text, up):
+    "Links to the published site and to the library's repository -> pages of this site; Quarto's callouts -> Sphinx's"
+    cfg = get_config()
+    site = re.escape(f"{cfg.doc_host}{cfg.doc_baseurl}/")
+    library = re.escape(f"{cfg.git_url}/blob/{cfg.branch}/")
+    text = re.sub(rf'\[source\]\({library}([\w/]+)\.py(?:#L(\d+))?\)(\{{[^}}]*\}})?',
+                  lambda m: f'<a class="source" href="{up}source/{m[1]}.html#L-{m[2] or 1}">source</a>', text)
+    text = re.sub(rf"{site}([\w/]+)\.html", lambda m: f"{up}{m[1]}.ipynb", text)
+    text = re.sub(r"\{\.unnumbered\}|\{\.unlisted\}", "", text)
+    return re.sub(r"^:::\s*\{\.callout-(note|tip|warning|important|caution)[^}]*\}", r":::{\1}", text, flags=re.M)
+
+
+def documented(text):
+    "What show_doc gives, in a box; its heading keeps its name as an anchor"
+    text = re.sub(r"^\s*---\s*", "", text)
+    text = re.sub(r"^(#+)\s*(\S+)(.*)$", r"\1 \2", text, count=1, flags=re.M)
+    return f"::::{{container}} api\n\n{text.strip()}\n\n::::"
+
+
+def front(cell):
+    "YAML front matter or the first heading of nbdev's raw title cell, as markdown"
+    text = cell.source
+    title, description = re.search(r"^title:\s*(.*)$", text, re.M), re.search(r"^description:\s*(.*)$", text, re.M)
+    plain = lambda m: m[1].strip().strip("'\"")
+    return (f"# {plain(title)}\n" if title else "") + (f"\n*{plain(description)}*\n" if description else "")
+
+
+def convert_cell(cell, up):
+    "One processed cell in Sphinx's dialect, or None"
+    new = nbformat.v4
+    if cell.cell_type == "raw": return new.new_markdown_cell(front(cell)) if "title:" in cell.source else None
+    if cell.cell_type == "markdown":
+        text = localise(cell.source, up)
+        return None if text.strip().startswith("<!-- WARNING") or not text.strip() else new.new_markdown_cell(text)
+    given = directives(cell)
+    if given.get("output") == "asis":
+        text = "\n\n".join("".join(o.get("data", {}).get("text/markdown", o.get("text", ""))) for o in cell.outputs)
+        return new.new_markdown_cell(documented(localise(text, up))) if text.strip() else None
+    if not cell.source.strip() and not cell.outputs: return None
+    tags = [t for t in cell.metadata.get("tags", []) if t != "parameters"]
+    if given.get("echo") == "false": tags.append("remove-input")
+    if given.get("include") == "false": return None
+    if "code-fold" in given or "exports" in given: tags.append("hide-input")
+    outputs = [o for o in cell.outputs if not (o.output_type == "stream" and o.name == "stderr")]
+    return new.new_code_cell(cell.source, outputs=outputs, metadata={"tags": tags})
+
+
+def convert(path, out):
+    nb = nbformat.read(path, as_version=4)
+    up = "../" * (len(out.relative_to(SOURCES).parts) - 1)
+    cells = [c for c in (convert_cell(cell, up) for cell in nb.cells) if c]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": {"name": "python3", "display_name": "python3", "language": "python"}}), out)
+
+
+def source_pages():
+    "The library with numbered lines, for the links beside every definition"
+    for path in sorted(Path("raptor_nb").rglob("*.py")):
+        out = SOURCES / "extra/source" / path.with_suffix(".html")
+        out.parent.mkdir(parents=True, exist_ok=True)
+        style = HtmlFormatter(full=True, title=str(path), linenos="inline", lineanchors="L", anchorlinenos=True)
+        out.write_text(highlight(path.read_text(), PythonLexer(), style))
+
+
+def report_page():
+    "Copy the reports' pages into the site, and list them"
+    lines = ["# Reports", "", "Executed runs: what went in, what came out, and whether it is good.", ""]
+    for path in sorted(Path("reports").rglob("*.html")):
+        out = SOURCES / "extra" / path
+        out.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(path, out)
+        lines.append(f'- <a href="{path.as_posix()}">{path.relative_to("reports").as_posix()}</a>')
+    if len(lines) == 4: lines.append("None yet: `make run` makes the first.")
+    (SOURCES / "reports.md").write_text("\n".join(lines) + "\n")
+
+
+def toctree(caption, pages):
+    return "\n".join([f"```{{toctree}}", ":hidden:", f":caption: {caption}", "", *pages, "```", ""])
+
+
+def contents(pages):
+    "The site's table of contents, appended to the front page"
+    have = {p.relative_to(SOURCES).with_suffix("").as_posix() for p in notebooks(SOURCES)}
+    parts = [toctree(STAGES[0], [p for p in STAGES[1] if p in have])]
+    parts += [toctree(name, sorted(p for p in have if p.startswith(folder + "/"))) for name, folder in PARTS]
+    parts.append(toctree("Project", ["reports", *(Path(p).stem for p in pages)]))
+    return nbformat.v4.new_markdown_cell("\n".join(p for p in parts if "\n\n```" not in p))
+
+
+def gather():
+    "Everything that Sphinx reads, in build/docs"
+    shutil.rmtree(SOURCES, ignore_errors=True)
+    shutil.copytree("docs", SOURCES)
+    (SOURCES / "extra").mkdir()
+    for path in notebooks(Path("_proc")): convert(path, SOURCES / path.relative_to("_proc"))
+    pages = [name for source, name in PAGES.items() if Path(source).exists()]
+    for source, name in PAGES.items():
+        if Path(source).exists(): (SOURCES / name).write_text(localise(Path(source).read_text(), ""))
+    source_pages()
+    report_page()
+    front_page = SOURCES / "index.ipynb"
+    nb = nbformat.read(front_page, as_version=4)
+    nb.cells.append(contents(pages))
+    nbformat.write(nb, front_page)
+
+
+def main():
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    os.chdir(ROOT)
+    execute_all(jobs=2)
+    shutil.rmtree("_proc", ignore_errors=True)
+    proc_nbs(str(EXECUTED), n_workers=0, force=True)
+    gather()
+    shutil.rmtree(SITE, ignore_errors=True)
+    done = subprocess.run([sys.executable, "-m", "sphinx", "-q", "-j", "2", "-d", "build/doctrees", str(SOURCES), str(SITE)])
+    if done.returncode: raise SystemExit("Sphinx did not finish: see above")
+    print(f"the site is in {SITE}/index.html")
+
+
+if __name__ == "__main__": main()
