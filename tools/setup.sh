@@ -77,6 +77,12 @@ install_l2f() {
   "$venv/bin/pip" install -q --no-deps --force-reinstall "$1"/l2f-*.whl >>"$log" 2>&1 && "$venv/bin/python" -c 'import l2f' 2>>"$log"
 }
 
+install_hooks() {  # nbdev's, but with the commands of .venv, which is seldom activated when git calls them
+  "$venv/bin/nbdev_install_hooks"
+  printf '#!/bin/sh\n[ ! -x %s/bin/nbdev_trust ] || %s/bin/nbdev_trust\n' "$venv" "$venv" >.git/hooks/post-merge
+  git config --local merge.nbdev-merge.driver "$venv/bin/nbdev_merge %O %A %B %P"
+}
+
 main() {
   local key l2f wheels started=$SECONDS job=""
   key=$(cat requirements.lock pyproject.toml settings.ini tools/setup.sh | cksum)
@@ -98,7 +104,7 @@ main() {
       fail "the compiled l2f cannot be imported: see $log"
   fi
   "$venv/bin/pip" install -q --no-deps --no-build-isolation -e . >>"$log" 2>&1 || { tail -n 5 "$log" >&2; fail "raptor_nb itself could not be installed: see $log"; }
-  if git rev-parse --git-dir >/dev/null 2>&1; then "$venv/bin/nbdev_install_hooks" >>"$log" 2>&1; fi
+  if [ -d .git ]; then install_hooks >>"$log" 2>&1 || say "nbdev's git hooks could not be installed: see $log"; fi
   printf '%s\n' "$key" >$stamp
   say "done in $((SECONDS - started)) s"
 }
