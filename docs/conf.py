@@ -11,7 +11,8 @@ copyright = settings["copyright"]
 extensions = ["myst_nb", "sphinx.ext.mathjax"]
 nb_execution_mode = "off"   # tools/docs.py has executed them
 nb_merge_streams = True
-nb_number_source_lines = False
+nb_code_prompt_show = "source"
+nb_code_prompt_hide = "source"
 nb_mime_priority_overrides = [("html", "text/html", 5), ("html", "image/svg+xml", 6), ("html", "image/png", 7)]
 myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence", "deflist"]
 myst_heading_anchors = 4
@@ -27,5 +28,5 @@ html_show_sourcelink = False
 html_copy_source = False
 html_theme_options = {
     "use_download_button": False, "use_fullscreen_button": False, "show_navbar_depth": 1, "show_toc_level": 2,
-    "home_page_in_toc": True,
+    "home_page_in_toc": True, "navbar_persistent": [], "navbar_start": [],
 }

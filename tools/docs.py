@@ -16,13 +16,13 @@ from nbdev.serve import proc_nbs
 from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonLexer
+from traitlets.config import Config
 
 ROOT = Path(__file__).resolve().parents[1]
 EXECUTED, SOURCES, SITE = Path("build/executed"), Path("build/docs"), Path("_docs")
 PAGES = {"docs/bad_input.md": "bad_input.md", "CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md"}
-STAGES = ("The way of the data", ["00_policy", "01_drones", "02_environment", "03_pretrain", "04_distill", "05_export",
-                                  "06_evaluate", "07_pipeline"])
-PARTS = [("Learning", "learn"), ("Foundations", "core")]
+STAGES = ["policy", "drones", "environment", "pretrain", "distill", "export", "evaluate", "pipeline"]
+PARTS = {"Learning": ["learn/flight", "learn/apg", "learn/sac"], "Foundations": ["core/config", "core/records"]}
 DIRECTIVE = re.compile(r"^#\|\s*([\w-]+):?\s*(.*)$")
 
 
@@ -45,9 +45,10 @@ def execute(path, library):
     note = out.with_suffix(".key")
     if out.exists() and note.exists() and note.read_text() == key: return f"{path}: unchanged"
     nb = nbformat.read(path, as_version=4)
-    client = NotebookClient(nb, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}})
+    client = NotebookClient(nb, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}},
+                            config=Config({"KernelManager": {"transport": "ipc"}}))
     try: client.execute(env={**os.environ, "IN_TEST": "1", "OMP_NUM_THREADS": "1"})
-    except CellExecutionError as error: raise SystemExit(f"{path} does not run, so the site was not built:\n{error}")
+    except CellExecutionError as error: raise SystemExit(f"{path} does not run, so the site was not built: {error.ename}: {error.evalue}")
     show_sources(nb)
     out.parent.mkdir(parents=True, exist_ok=True)
     nbformat.write(nb, out)
@@ -83,29 +84,21 @@ def localise(text, up):
     text = re.sub(rf'\[source\]\({library}([\w/]+)\.py(?:#L(\d+))?\)(\{{[^}}]*\}})?',
                   lambda m: f'<a class="source" href="{up}source/{m[1]}.html#L-{m[2] or 1}">source</a>', text)
     text = re.sub(rf"{site}([\w/]+)\.html", lambda m: f"{up}{m[1]}.ipynb", text)
+    text = re.sub(r"(\]\((?!https?:)[./\w]*?)\d\d_(\w+\.ipynb)", r"\1\2", text)
     text = re.sub(r"\{\.unnumbered\}|\{\.unlisted\}", "", text)
     return re.sub(r"^:::\s*\{\.callout-(note|tip|warning|important|caution)[^}]*\}", r":::{\1}", text, flags=re.M)
 
 
 def documented(text):
-    "What show_doc gives, in a box; its heading keeps its name as an anchor"
+    "What show_doc gives, in a box"
     text = re.sub(r"^\s*---\s*", "", text)
-    text = re.sub(r"^(#+)\s*(\S+)(.*)$", r"\1 \2", text, count=1, flags=re.M)
+    text = re.sub(r"```python\s*\n(.*?)\s*```", r"```python\n\1\n```", text, flags=re.S)
     return f"::::{{container}} api\n\n{text.strip()}\n\n::::"
-
-
-def front(cell):
-    "YAML front matter or the first heading of nbdev's raw title cell, as markdown"
-    text = cell.source
-    title, description = re.search(r"^title:\s*(.*)$", text, re.M), re.search(r"^description:\s*(.*)$", text, re.M)
-    plain = lambda m: m[1].strip().strip("'\"")
-    return (f"# {plain(title)}\n" if title else "") + (f"\n*{plain(description)}*\n" if description else "")
 
 
 def convert_cell(cell, up):
     "One processed cell in Sphinx's dialect, or None"
     new = nbformat.v4
-    if cell.cell_type == "raw": return new.new_markdown_cell(front(cell)) if "title:" in cell.source else None
     if cell.cell_type == "markdown":
         text = localise(cell.source, up)
         return None if text.strip().startswith("<!-- WARNING") or not text.strip() else new.new_markdown_cell(text)
@@ -123,11 +116,19 @@ def convert_cell(cell, up):
 
 
 def convert(path, out):
-    nb = nbformat.read(path, as_version=4)
+    "One page; its first cell is the notebook's own, of which nbdev keeps title and subtitle only"
+    nb, own = (nbformat.read(p, as_version=4) for p in (path, EXECUTED / path.relative_to("_proc")))
     up = "../" * (len(out.relative_to(SOURCES).parts) - 1)
-    cells = [c for c in (convert_cell(cell, up) for cell in nb.cells) if c]
+    first = next(c for c in own.cells if c.cell_type == "markdown")
+    cells = [c for c in (convert_cell(cell, up) for cell in [first, *nb.cells] if cell.cell_type != "raw") if c]
+    kernel = {"name": "python3", "display_name": "python3", "language": "python"}
     out.parent.mkdir(parents=True, exist_ok=True)
-    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": {"name": "python3", "display_name": "python3", "language": "python"}}), out)
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel}), out)
+
+
+def page(path):
+    "Where a rendered notebook goes: without the number, as nbdev names its pages"
+    return SOURCES / path.relative_to("_proc").with_name(re.sub(r"^\d+_", "", path.name))
 
 
 def source_pages():
@@ -152,16 +153,17 @@ def report_page():
 
 
 def toctree(caption, pages):
-    return "\n".join([f"```{{toctree}}", ":hidden:", f":caption: {caption}", "", *pages, "```", ""])
+    return "\n".join(["```{toctree}", ":hidden:", f":caption: {caption}", "", *pages, "```", ""])
 
 
 def contents(pages):
-    "The site's table of contents, appended to the front page"
-    have = {p.relative_to(SOURCES).with_suffix("").as_posix() for p in notebooks(SOURCES)}
-    parts = [toctree(STAGES[0], [p for p in STAGES[1] if p in have])]
-    parts += [toctree(name, sorted(p for p in have if p.startswith(folder + "/"))) for name, folder in PARTS]
-    parts.append(toctree("Project", ["reports", *(Path(p).stem for p in pages)]))
-    return nbformat.v4.new_markdown_cell("\n".join(p for p in parts if "\n\n```" not in p))
+    "The site's table of contents, appended to the front page; a notebook that has no place in it yet comes last"
+    have = {p.relative_to(SOURCES).with_suffix("").as_posix() for p in notebooks(SOURCES)} - {"index"}
+    placed = {"The way of the data": STAGES, **PARTS}
+    placed["More"] = sorted(have - {p for part in placed.values() for p in part})
+    parts = {name: [p for p in part if p in have] for name, part in placed.items()}
+    parts["Project"] = ["reports", *(Path(p).stem for p in pages)]
+    return nbformat.v4.new_markdown_cell("\n".join(toctree(name, part) for name, part in parts.items() if part))
 
 
 def gather():
@@ -169,7 +171,7 @@ def gather():
     shutil.rmtree(SOURCES, ignore_errors=True)
     shutil.copytree("docs", SOURCES)
     (SOURCES / "extra").mkdir()
-    for path in notebooks(Path("_proc")): convert(path, SOURCES / path.relative_to("_proc"))
+    for path in notebooks(Path("_proc")): convert(path, page(path))
     pages = [name for source, name in PAGES.items() if Path(source).exists()]
     for source, name in PAGES.items():
         if Path(source).exists(): (SOURCES / name).write_text(localise(Path(source).read_text(), ""))

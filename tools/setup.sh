@@ -93,7 +93,7 @@ main() {
   "$venv/bin/pip" install -q --disable-pip-version-check ${pip_args[@]+"${pip_args[@]}"} --upgrade pip==26.3 >>"$log" 2>&1 || fail "pip could not be brought up to date: see $log"
 
   wheels=$(wheel_folder)/${l2f/==/-}
-  if ! "$venv/bin/pip" freeze 2>/dev/null | grep -qE "^l2f(==| @).*${l2f#l2f==}"; then find_or_compile_l2f "$wheels" & job=$!; fi
+  if ! "$venv/bin/python" -c "import importlib.metadata as m, sys; sys.exit(m.version('l2f') != '${l2f#l2f==}')" 2>/dev/null; then find_or_compile_l2f "$wheels" & job=$!; fi
   say "installing the packages of requirements.lock"
   grep -v '^l2f==' requirements.lock >$venv/packages.txt
   "$venv/bin/pip" install -q ${pip_args[@]+"${pip_args[@]}"} -r $venv/packages.txt >>"$log" 2>&1 ||
