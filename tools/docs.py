@@ -16,7 +16,6 @@ from nbdev.serve import proc_nbs
 from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonLexer
-from traitlets.config import Config
 
 ROOT = Path(__file__).resolve().parents[1]
 EXECUTED, SOURCES, SITE = Path("build/executed"), Path("build/docs"), Path("_docs")
@@ -46,7 +45,7 @@ def execute(path, library):
     if out.exists() and note.exists() and note.read_text() == key: return f"{path}: unchanged"
     nb = nbformat.read(path, as_version=4)
     client = NotebookClient(nb, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}},
-                            config=Config({"KernelManager": {"transport": "ipc"}}))
+                            extra_arguments=["--log-level=ERROR"])
     try: client.execute(env={**os.environ, "IN_TEST": "1", "OMP_NUM_THREADS": "1"})
     except CellExecutionError as error: raise SystemExit(f"{path} does not run, so the site was not built: {error.ename}: {error.evalue}")
     show_sources(nb)
