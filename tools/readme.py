@@ -14,7 +14,7 @@ def readme(notebook):
         if cell["cell_type"] == "code":
             text = "\n".join(line for line in text.splitlines() if not line.startswith("#|")).strip("\n")
             text = f"```python\n{text}\n```" if text else ""
-        else: text = re.sub(r"\]\((?!https?:|#|/)([\w/]+\.ipynb)", r"](nbs/\1", text)
+        else: text = re.sub(r"\]\(([\w/]+\.ipynb)", r"](nbs/\1", text).replace("](../", "](")
         if text: parts.append(text)
     return "\n\n".join(["<!-- made by `make prepare` from nbs/index.ipynb -->", *parts]) + "\n"
 
