@@ -7,14 +7,16 @@ __all__ = ['Real', 'Positions', 'Vector', 'Matrix', 'NonNegative', 'Noise', 'Con
            'REAL', 'DroneError', 'ActionLimit', 'Dynamics', 'Integration', 'Init', 'Reward', 'ObservationNoise',
            'ActionNoise', 'Termination', 'MDP', 'Gaussian', 'Disturbances', 'hover_speed', 'hover_thrusts', 'Drone',
            'parse_drone', 'registry', 'load_drone', 'Distribution', 'draw', 'sample_drone', 'load_template',
-           'sample_fleet', 'drone_table', 'real_drones', 'save_fleet', 'load_fleet', 'write_drone_files', 'vary']
+           'sample_fleet', 'drone_table', 'recover', 'definition', 'check_distribution', 'plot_quantity', 'real_drones',
+           'plot_fleet', 'plot_thrust', 'save_fleet', 'load_fleet', 'write_drone_files', 'vary']
 
-# %% ../nbs/01_drones.ipynb #71ce079b
+# %% ../nbs/01_drones.ipynb #8016b6db
 import difflib
 import json
-import os
 import re
 from dataclasses import dataclass
+from functools import lru_cache
+from math import erf
 from importlib import resources
 from pathlib import Path
 from typing import Annotated
@@ -22,6 +24,8 @@ from typing import Annotated
 import numpy as np
 import pandas as pd
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictStr, ValidationError, model_validator
+
+from .core.records import atomic
 
 # %% ../nbs/01_drones.ipynb #480626d9
 class DroneError(ValueError):
@@ -172,7 +176,7 @@ def hover_speed(lift,   # (3,) coefficients of total lift, N
     bottom = c1 + np.sqrt(max(root, 0.))
     return 2 * (weight - c0) / bottom if root >= 0 and bottom > 0 else np.nan
 
-# %% ../nbs/01_drones.ipynb #30486b1f
+# %% ../nbs/01_drones.ipynb #c4df71ba
 def _derived(data, # what was given as `dynamics`
             ):     # the same with J_inv and hovering_throttle_relative filled in
     "Fill in what follows from the rest"
@@ -193,7 +197,7 @@ def _hover_throttle(data, # `dynamics` as given
     try:
         given = Dynamics.model_construct(gravity=data.get('gravity', (0., 0., -9.81)), **{k: np.asarray(data[k], dtype=float) for k in keys})
         limit = ActionLimit(**data.get('action_limit', {}))
-        with np.errstate(all='ignore'): speed = hover_speed(_lift(given), float(given.mass) * np.linalg.norm(given.gravity))
+        with np.errstate(all='ignore'): speed = hover_speed(_lift(given), float(data['mass']) * np.linalg.norm(given.gravity))
         relative = (speed - limit.min) / (limit.max - limit.min)
         return float(relative) if 0 <= relative <= 1 else 0.5
     except (KeyError, TypeError, ValueError, OverflowError, ZeroDivisionError): return 0.5
@@ -365,7 +369,7 @@ def _check_flight(drone):
     turn = (abs(torque.mean) + torque.std) * np.abs(drone.dynamics.J_inv).max()
     if turn > 1e6: raise DroneError(f"disturbances.random_torque would turn the drone at {turn:.3g} rad/s^2; at most 1e6 is plausible")
 
-# %% ../nbs/01_drones.ipynb #cdaa5c3a
+# %% ../nbs/01_drones.ipynb #f13a67f4
 def _field(loc, # path of a finding
           ):    # (model that holds the last named key, FieldInfo of that key)
     "Walk the schema along a path"
@@ -377,11 +381,14 @@ def _field(loc, # path of a finding
     return model, info
 
 def _path(loc): return ''.join(f'[{k}]' if isinstance(k, int) else f'.{_short(k)}' if i else _short(k) for i, k in enumerate(loc))
-def _short(value): # readable, one line, bounded
+def _short(value):
+    "Readable, one line, bounded"
+    if value is None or isinstance(value, bool): return json.dumps(value)
+    if isinstance(value, int) and abs(value) > 1e100: return 'a whole number of more than 100 digits'
     text = value if isinstance(value, str) and value.isidentifier() and value.isascii() else ascii(value)
     return text if len(text) <= 60 else text[:57] + '...'
 
-# %% ../nbs/01_drones.ipynb #cb951992
+# %% ../nbs/01_drones.ipynb #54c93c44
 _UNITS = {'mass': ' kg', 'gravity': ' m/s^2', 'rotor_time_constants_rising': ' s', 'rotor_time_constants_falling': ' s', 'rotor_positions': ' m', 'dt': ' s',
           'max_position': ' m', 'position_threshold': ' m', 'max_linear_velocity': ' m/s', 'linear_velocity_threshold': ' m/s',
           'max_angle': ' rad', 'max_angular_velocity': ' rad/s', 'angular_velocity_threshold': ' rad/s'}
@@ -406,8 +413,9 @@ def _sentence(error, # pydantic's ValidationError
     if kind in _BOUNDS:
         key, words = _BOUNDS[kind]
         right = 'a positive number' if (key, context[key]) == ('gt', 0) or (key == 'ge' and 0 < context[key] < 1e-2 and value <= 0) else f'{words} {context[key]:g}'
-        return f"{path} is {_short(value)}{unit}; it must be {right}"
+        return f"{path} is {_short(value)}{unit}; it must be {right}{'' if right == 'a positive number' else unit}"
     if kind == 'finite_number': return f"{path} is {_short(value)}; it must be a finite number"
+    if kind == 'float_type' and type(value) is int: return f"{path} is {_short(value)}; that is too large for a number here"
     if kind in ('float_type', 'float_parsing'): return f"{path} is {_short(value)}; it must be a number, not {_kind(value)}"
     if kind.startswith('bool'): return f"{path} is {_short(value)}; it must be true or false, not {_kind(value)}"
     if kind.startswith('string'): return f"{path} is {_short(value)}; it must be a text, not {_kind(value)}"
@@ -462,7 +470,7 @@ def parse_drone(text,       # JSON text (str or bytes) or the dict that it stand
     except DroneError as e: raise DroneError(e.sentence, name[:60] if isinstance(name, str) else e.name, where) from None
     except RecursionError: raise DroneError("is nested too deeply to be a drone", where=where) from None
 
-# %% ../nbs/01_drones.ipynb #78caba3e
+# %% ../nbs/01_drones.ipynb #640992f6
 def registry():
     "Folder of the drones that come with the package"
     return Path(str(resources.files('raptor_nb'))) / 'registry'
@@ -471,7 +479,7 @@ def load_drone(path, # a file, or the name of a drone in the registry, for examp
               ):     # Drone
     "Read one drone. Raises DroneError for its content, FileNotFoundError or OSError for its file"
     known = sorted(p.stem for p in registry().glob('*.json'))
-    given, path = path, registry() / f'{path}.json' if str(path) in known else Path(path)
+    path = registry() / f'{path}.json' if str(path) in known else Path(path)
     if path.is_dir(): raise IsADirectoryError(f"{path} is a directory; load_drone needs one JSON file, load_fleet reads a directory")
     if not path.exists(): raise FileNotFoundError(f"there is no drone file {path}; give a JSON file or one of {', '.join(known)}")
     raw = path.read_bytes()
@@ -520,7 +528,7 @@ def draw(distribution, # name or Distribution
     out |= dict(force_std=u((0, d.disturbance_force * surplus)) * out['thrust_to_weight'] * out['mass'] / 3)
     return out | dict(rising=u(d.rotor_time_constant_rising), falling=u(d.rotor_time_constant_falling))
 
-# %% ../nbs/01_drones.ipynb #98ab4ef9
+# %% ../nbs/01_drones.ipynb #3e4bcd27
 def sample_drone(id,                       # 0, 1, 2 ...
                  distribution='published', # name or Distribution
                  seed=0,
@@ -541,10 +549,10 @@ def sample_drone(id,                       # 0, 1, 2 ...
             'rotor_time_constants_rising': [n['rising']] * 4, 'rotor_time_constants_falling': [n['falling']] * 4},
         'disturbances': {'random_force': {'mean': 0., 'std': n['force_std']}}})
 
-def load_template(_cache={}):
+@lru_cache
+def load_template():
     "The Crazyflie, read once"
-    if not _cache: _cache['drone'] = load_drone('crazyflie')
-    return _cache['drone']
+    return load_drone('crazyflie')
 
 def sample_fleet(n,                        # how many, or the ids to sample
                  distribution='published', # name or Distribution
@@ -563,6 +571,58 @@ def drone_table(drones, # list of Drones
                               rising=d.dynamics.rotor_time_constants_rising[0], falling=d.dynamics.rotor_time_constants_falling[0],
                               force_std=d.disturbances.random_force.std) for d in drones])
 
+# %% ../nbs/01_drones.ipynb #be843765
+def recover(drones, # list of sampled Drones
+           ):       # DataFrame, a row a drone: the eight drawn quantities
+    "The drawn quantities, computed back from finished drones"
+    table, template = drone_table(drones), load_template()
+    out = table[['mass', 'thrust_to_weight', 'torque_to_inertia', 'rotor_torque_constant', 'rising', 'falling']].copy()
+    out['size_factor'] = table.arm_length / template.arm_length / np.cbrt(table.mass / template.mass)
+    out['force_share'] = 3 * table.force_std / (table.thrust_to_weight * table.mass * (table.thrust_to_weight - 1))
+    return out
+
+def definition(quantity,     # a column of `recover`
+               distribution, # name or Distribution
+              ):             # (lowest, highest, cumulative distribution function on arrays)
+    "How a drawn quantity is meant to be distributed"
+    d = _distribution(distribution)
+    if quantity == 'size_factor':
+        shift = lambda s: np.where(s < 1, 1 - 1 / s, s - 1)
+        normal = np.vectorize(lambda f: .5 + .5 * erf((f + d.size_deviation) / d.size_deviation / 2 ** .5))
+        return 1 / (1 + 5 * d.size_deviation), 1 + 3 * d.size_deviation, lambda s: normal(shift(s))
+    ranges = dict(rising=d.rotor_time_constant_rising, falling=d.rotor_time_constant_falling, force_share=(0., d.disturbance_force))
+    low, high = ranges.get(quantity) or getattr(d, quantity)
+    by = np.cbrt if quantity == 'mass' else np.asarray
+    return low, high, lambda v: np.clip((by(v) - by(low)) / (by(high) - by(low)), 0, 1)
+
+# %% ../nbs/01_drones.ipynb #421ac5c7
+def check_distribution(drones,                   # list of sampled Drones
+                       distribution='published', # name or Distribution
+                      ):                         # DataFrame: distance, limit, ok for each quantity
+    "Kolmogorov-Smirnov: the largest gap between drawn and defined cumulative distribution, against its 1 % limit 1.63 / sqrt(n)"
+    rows, n = [], len(drones)
+    for quantity, values in recover(drones).items():
+        v, cdf = np.sort(values), definition(quantity, distribution)[2]
+        gap = max((np.arange(1, n + 1) / n - cdf(v)).max(), (cdf(v) - np.arange(n) / n).max())
+        rows.append(dict(quantity=quantity, distance=float(gap), limit=1.63 / n ** .5))
+    out = pd.DataFrame(rows).set_index('quantity')
+    return out.assign(ok=out.distance < out.limit)
+
+def plot_quantity(values,       # drawn values, (n,)
+                  quantity,     # its name
+                  distribution, # name or Distribution
+                  ax,
+                 ):             # the axis
+    "Histogram of what was drawn; the line is what the definition expects in each bin"
+    low, high, cdf = definition(quantity, distribution)
+    edges = np.linspace(low, high, 26)
+    ax.hist(values, edges, color='tab:blue', alpha=.5)
+    ax.stairs(len(values) * np.diff(cdf(edges)), edges, color='k', lw=1)
+    units = dict(mass='mass, kg', torque_to_inertia='torque-to-inertia, rad/s²', thrust_to_weight='thrust-to-weight', rotor_torque_constant='rotor torque constant, m',
+                 rising='time constant rising, s', falling='time constant falling, s', size_factor='size factor', force_share='force share')
+    ax.set(xlabel=units[quantity], ylabel='drones')
+    return ax
+
 # %% ../nbs/01_drones.ipynb #91367d11
 REAL = 'arpl', 'crazyflie', 'flightmare', 'fs', 'mrs', 'soft', 'x500'
 
@@ -570,12 +630,40 @@ def real_drones():
     "The seven real drones of the registry, by name"
     return {name: load_drone(name) for name in REAL}
 
-# %% ../nbs/01_drones.ipynb #a846fffe
+# %% ../nbs/01_drones.ipynb #a1a76702
+def plot_fleet(drones,      # list of Drones
+               ax,
+               names=False, # write the name beside each
+               **style,     # of the points
+              ):            # the axis
+    "A map of a fleet: mass against thrust-to-weight"
+    table = drone_table(drones)
+    ax.scatter(table.mass, table.thrust_to_weight, **({'s': 8} | style))
+    if names:
+        for row in table.itertuples(): ax.annotate(row.name, (row.mass, row.thrust_to_weight), xytext=(4, 4), textcoords='offset points', fontsize=8)
+    ax.set(xscale='log', xlabel='mass, kg', ylabel='thrust-to-weight')
+    return ax
+
+def plot_thrust(drones, # list of Drones
+                ax,
+               ):       # the axis
+    "Total lift over weight against relative throttle; a drone hovers where its curve crosses 1"
+    u = np.linspace(0, 1, 101)
+    for d in drones:
+        low, high = d.dynamics.action_limit.min, d.dynamics.action_limit.max
+        w = low + u * (high - low)
+        ax.plot(u, _lift(d.dynamics) @ [w ** 0, w, w ** 2] / d.weight, label=d.name)
+        ax.plot(d.hover_throttle, 1, 'k.', ms=5)
+    ax.axhline(1, color='k', lw=.5)
+    ax.set(xlabel='relative throttle', ylabel='lift / weight', ylim=(-.5, 5))
+    ax.legend(fontsize=7)
+    return ax
+
+# %% ../nbs/01_drones.ipynb #98c75412
 def save_fleet(drones, # list of Drones
                path,   # drones.json
               ):       # the path
     "Write a fleet as one JSON list, a drone a line, moved into place when complete"
-    from raptor_nb.core.records import atomic
     with atomic(path) as temporary: Path(temporary).write_text('[\n' + ',\n'.join(d.to_json() for d in drones) + '\n]\n', encoding='utf-8')
     return Path(path)
 
@@ -594,14 +682,13 @@ def load_fleet(path, # drones.json, one drone's file, or a folder of such files
     if not isinstance(data, list) or not data: raise DroneError("must be a JSON list of at least one drone", where=path)
     return [parse_drone(d, f'{path}, entry {i}') for i, d in enumerate(data)]
 
-# %% ../nbs/01_drones.ipynb #e028070b
+# %% ../nbs/01_drones.ipynb #56d4d801
 def write_drone_files(directory,                # where 0000.json ... go; made if missing
                       n=1000,                   # how many, or the ids to sample
                       distribution='published', # name or Distribution
                       seed=0,
                      ):                         # list of paths
     "Sampled drones as one file each"
-    from raptor_nb.core.records import atomic
     directory, fleet = Path(directory), sample_fleet(n, distribution, seed)
     directory.mkdir(parents=True, exist_ok=True)
     for drone in fleet:

@@ -6,7 +6,7 @@
 __all__ = ['ACTIVATIONS', 'LAYOUT', 'KINDS', 'META', 'PolicyError', 'Dense', 'GRU', 'Sequential', 'Stepwise', 'read_hdf5',
            'Storable', 'RaptorPolicy', 'published_checkpoint', 'Teachers']
 
-# %% ../nbs/00_policy.ipynb #e84894f7
+# %% ../nbs/00_policy.ipynb #c1687006
 import importlib.util
 import json
 from importlib import resources
@@ -15,8 +15,9 @@ from pathlib import Path
 import h5py
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from torch import nn
+
+from .core.records import RecordError, atomic, load_tensors, save_tensors
 
 # %% ../nbs/00_policy.ipynb #5db5d9d9
 class PolicyError(ValueError):
@@ -150,19 +151,14 @@ class Stepwise:
         "Go on from this hidden state. Raises PolicyError"
         self._hidden = None if hidden is None else _checked(hidden, (1, None, self.hidden_dim), 'hidden state').detach().clone().to(self.gru.initial_hidden_state)
 
-# %% ../nbs/00_policy.ipynb #75680874
+# %% ../nbs/00_policy.ipynb #3457bfc0
 def _read_tensors(path, # safetensors file
                   kind, # what the metadata must say
                  ):     # (dict of tensors, metadata)
     "Read a weight file of one kind; all values finite. Raises PolicyError, FileNotFoundError"
-    path = Path(path)
-    if not path.is_file(): raise FileNotFoundError(f"there is no weight file {path}")
-    from raptor_nb.core.records import load_tensors
     try: tensors, metadata = load_tensors(path)
-    except (SafetensorError, ValueError) as e: raise PolicyError(f"{path} is not a readable safetensors file ({str(e).splitlines()[0]}); it may be truncated or of another type") from None
-    if (metadata or {}).get('kind') != kind: raise PolicyError(f"{path} holds {(metadata or {}).get('kind', 'unnamed tensors')!r}; it must hold {kind!r}")
-    for name, t in tensors.items():
-        if not torch.isfinite(t).all(): raise PolicyError(f"{path}: {name} holds NaN or infinite values; these weights cannot fly")
+    except RecordError as e: raise PolicyError(str(e)) from None
+    if metadata.get('kind') != kind: raise PolicyError(f"'{path}' holds {metadata.get('kind', 'tensors without a kind')!r}; it must hold {kind!r}")
     return tensors, metadata
 
 def _same_shapes(found, # name -> shape, as read
@@ -217,14 +213,13 @@ def read_hdf5(path, # rl_tools checkpoint
     except OSError as e: raise PolicyError(f"{path} is not a readable HDF5 file; it may be truncated or of another type ({str(e).splitlines()[0]})") from None
     return {k: v[0] if k.endswith('linear.bias') and v.ndim == 2 and len(v) == 1 else v for k, v in weights.items()}, example
 
-# %% ../nbs/00_policy.ipynb #58c03e23
+# %% ../nbs/00_policy.ipynb #d9f87883
 class Storable:
     "Files of a policy: safetensors for us, HDF5 for rl_tools and foundation_policy"
     kind = 'raptor_nb policy'
 
     def save(self, path): # path
         "Write safetensors, moved into place when complete"
-        from raptor_nb.core.records import save_tensors
         sizes = {k: str(getattr(self, k)) for k in ('obs_dim', 'hidden_dim', 'action_dim')}
         save_tensors(path, {k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}, {'kind': self.kind} | sizes)
         return Path(path)
@@ -246,7 +241,6 @@ class Storable:
                 meta=META,                   # JSON: environment and layout of the observation
                ):                            # path
         "Write the layout of rl_tools, with an example of inputs and outputs"
-        from raptor_nb.core.records import atomic
         if example is None: example = np.random.default_rng(0).normal(size=(500, 2, self.obs_dim))
         example = np.asarray(example, dtype=np.float32)
         with torch.no_grad(): output = self.cpu_copy()(torch.from_numpy(example).transpose(0, 1))[0].transpose(0, 1).numpy()
@@ -335,7 +329,7 @@ def published_checkpoint():
     if spec is None: raise ModuleNotFoundError("the published policy is not installed; pip install foundation-policy==1.0.2")
     return Path(spec.origin).parent / 'blob' / 'checkpoint.h5'
 
-# %% ../nbs/00_policy.ipynb #839fc6fd
+# %% ../nbs/00_policy.ipynb #a58f29c0
 class Teachers(nn.Module):
     "A stack of D actors with two hidden layers and tanh at the output"
     kind = 'raptor_nb teachers'
@@ -388,7 +382,6 @@ class Teachers(nn.Module):
 
     def save(self, path): # path
         "Write safetensors with ids and activation, moved into place when complete"
-        from raptor_nb.core.records import save_tensors
         save_tensors(path, {k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}, {'kind': self.kind, 'activation': self.activation, 'ids': json.dumps(self.ids)})
         return Path(path)
 
