@@ -50,7 +50,7 @@ def section(cls): # a class of annotated defaults
     "A frozen dataclass whose values are checked: right type, finite, within bounds, no unknown name"
     return dataclass(cls, frozen=True, config=_strict)
 
-# %% ../../nbs/core/config.ipynb #d2552a76
+# %% ../../nbs/core/config.ipynb #c68c1f43
 @section
 class Environment:
     "The judge: l2f"
@@ -77,6 +77,7 @@ class Observation:
         total = sum(asdict(self.components).values())
         _check(total == self.dim, self, f'dim is {self.dim}, but the components sum to {total}; they must agree')
 
+# %% ../../nbs/core/config.ipynb #edc2a50c
 @section
 class Action:
     "The policy's output"
@@ -94,7 +95,7 @@ class Student:
     "The network that is distilled"
     hidden_dim: Count = 16 # follows network.hidden_dim unless set
 
-# %% ../../nbs/core/config.ipynb #d9847015
+# %% ../../nbs/core/config.ipynb #acbb6db0
 Algorithm = Literal['sac', 'apg']
 
 @section
@@ -125,6 +126,7 @@ class SAC:
     actor_update_interval: Count = 2          # critic updates for one actor update
     privileged: bool = True                   # teachers also see the 4 rotor speeds
 
+# %% ../../nbs/core/config.ipynb #55bccafb
 @section
 class APG:
     "Analytic policy gradients through the differentiable simulator"
@@ -263,7 +265,7 @@ def suggest(key, known): # '; the nearest is ...' or a list of what there is
     near = nearest(key, known)
     return f"the nearest is '{near}'" if near else f"known: {', '.join(map(str, known)) or 'none'}"
 
-# %% ../../nbs/core/config.ipynb #e911ad10
+# %% ../../nbs/core/config.ipynb #ce98c6b0
 def _check_names(data, where, prefix=''): # mapping of one file; its name; dotted section
     "Refuses names that no section has"
     known = [f.name for f in fields(_classes[prefix])]
@@ -275,7 +277,7 @@ def _check_names(data, where, prefix=''): # mapping of one file; its name; dotte
             hint = f"did you mean '{homes[0]}'?" if homes and not nearest(key, known) else suggest(key, known)
             raise ConfigError(f"{where}: {owner} has no '{key}'; {hint}")
         if full in _classes:
-            if not isinstance(value, Mapping): raise ConfigError(f"{where}: '{full}' is {value!r}; it must be a mapping of {', '.join(f.name for f in fields(_classes[full]))}")
+            if not isinstance(value, Mapping): raise ConfigError(f"{where}: '{full}' is {value!r}; it must be a mapping, such as {{{fields(_classes[full])[0].name}: ...}}")
             _check_names(value, where, full)
 
 # %% ../../nbs/core/config.ipynb #a3feb548

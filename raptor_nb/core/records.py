@@ -36,7 +36,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-# %% ../../nbs/core/records.ipynb #f65d1070
+# %% ../../nbs/core/records.ipynb #a37ad18d
 class RecordError(ValueError):
     "A file whose content cannot be used; the message says which and why"
 
@@ -45,7 +45,7 @@ class WriteError(OSError):
 
 def _reason(error): # OSError or SafetensorError
     "The system's words, without numbers"
-    if getattr(error, 'strerror', None): return error.strerror.lower()
+    if getattr(error, 'errno', None): return os.strerror(error.errno).lower()
     return str(error).split(' (os error')[0].split(': ')[-1].lower()
 
 def _write_error(path, error): # the file that was to be; what the system said
@@ -110,9 +110,9 @@ def save_tensors(path,          # .safetensors
         except SafetensorError as e: raise _write_error(path, e) from None
     return Path(path)
 
-# %% ../../nbs/core/records.ipynb #38616d10
-_kinds = {b'\x89HDF': 'an HDF5 file', b'PK\x03\x04': 'a zip archive, as torch.save writes (pickled, so it is not read)', b'\x80': 'a pickle (it is not read)',
-          b'PAR1': 'a parquet table', b'{': 'JSON text'}
+# %% ../../nbs/core/records.ipynb #20b7ef5c
+_kinds = {b'\x89HDF': 'an HDF5 file', b'PK\x03\x04': 'a zip archive, as torch.save writes (pickled, so it is not read)', 
+          **{bytes([0x80, p]): 'a pickle (it is not read)' for p in range(2, 6)}, b'PAR1': 'a parquet table', b'{': 'JSON text'}
 
 def _open(path): # -> the open file; RecordError if it is no whole safetensors file
     "Checks the header against the size of the file"
@@ -121,10 +121,10 @@ def _open(path): # -> the open file; RecordError if it is no whole safetensors f
     if path.stat().st_size == 0: raise RecordError(f"'{path}' is empty; it must be a safetensors file")
     try: return safe_open(path, framework='pt')
     except SafetensorError as e:
-        head = path.open('rb').read(16)
+        with path.open('rb') as f: head = f.read(16)
+        if len(head) < 9 or head[4:9] == b'\0\0\0\0{': raise RecordError(f"'{path}' is truncated or damaged; write it again or use an older one") from None
         kind = next((k for magic, k in _kinds.items() if head.startswith(magic)), None)
         if kind: raise RecordError(f"'{path}' is {kind}; it must be a safetensors file") from None
-        if len(head) < 8 or 'IncompleteBuffer' in str(e) or head[8:9] == b'{': raise RecordError(f"'{path}' is truncated or damaged; write it again or use an older one") from None
         raise RecordError(f"'{path}' is not a safetensors file") from None
 
 # %% ../../nbs/core/records.ipynb #300ff9c5
@@ -365,73 +365,77 @@ def _read_rows(path): # metrics.csv -> list of dicts with numbers, without a lin
     try: return [{'step': int(r.pop('step')), **{k: float(v) for k, v in r.items() if k and v}} for r in rows]
     except (ValueError, TypeError): raise RecordError(f"'{path}' holds text where numbers should be; move it away or mend it") from None
 
-# %% ../../nbs/core/records.ipynb #5d9e1d76
-class Metrics:
-    "Scalars over steps, to metrics.csv and TensorBoard"
-    def __init__(self, directory,  # metrics.csv and tensorboard/ go here
-                 tensorboard=True, # write TensorBoard events too
-                 resume_at=None,   # step a run goes on from: rows past it are dropped
-                ):
-        self.path, self.tensorboard, self.writer, self.file = Path(directory)/'metrics.csv', tensorboard, None, None
-        self.rows = _read_rows(self.path)
+# %% ../../nbs/core/records.ipynb #f94b7bd0
+class _Rows:
+    "metrics.csv: its last row may still grow, the others are settled"
+    def __init__(self, path, resume_at=None):
+        self.path, self.file, self.rows = path, None, _read_rows(path)
         self.names = list(dict.fromkeys(k for r in self.rows for k in r)) or ['step']
         if resume_at is not None: self.rows = [r for r in self.rows if r['step'] <= resume_at]
-        self._rewrite()
+        self.rewrite()
 
-    def _rewrite(self): # after a new column or dropped rows
-        "The whole file, atomically; then it is appended to"
-        self._close_file()
+    def rewrite(self):
+        "The whole file, atomically, after a new column or dropped rows; then it is appended to"
+        self.close()
         with atomic(self.path) as tmp, tmp.open('w', newline='', encoding='utf-8') as f:
             csv.writer(f).writerows([self.names, *([r.get(n, '') for n in self.names] for r in self.rows[:-1])])
         self.file = self.path.open('a', newline='', encoding='utf-8')
         self.last = self.file.tell()
-        if self.rows: self._append()
+        if self.rows: self.write_last()
 
-    def _append(self): # the last row, where it is or will be
-        "Puts the last row at the end of the file"
+    def write_last(self):
+        "The last row, over what was there of it"
         try:
             self.file.truncate(self.last)
             csv.writer(self.file).writerow([self.rows[-1].get(n, '') for n in self.names])
             self.file.flush()
         except OSError as e: raise _write_error(self.path, e) from None
 
-    def log(self, step,  # does not fall, unless an earlier try is written again
-            **scalars):  # numbers by name
-        "Adds scalars at a step; rows at later steps are dropped"
-        step, scalars = int(step), {k: float(v) for k, v in scalars.items()}
-        fresh = [k for k in scalars if k not in self.names]
-        back = bool(self.rows) and step < self.rows[-1]['step']
+    def add(self, step, scalars, back): # `back`: rows at this step and later are dropped first
+        "Into the row of this step, or a new one"
         if back: self.rows = [r for r in self.rows if r['step'] < step]
         same = bool(self.rows) and step == self.rows[-1]['step']
         if same: self.rows[-1] |= scalars
         else: self.rows.append({'step': step, **scalars})
+        fresh = [k for k in scalars if k not in self.names]
         self.names += fresh
-        if fresh or back: self._rewrite()
-        else:
-            if not same: self.last = self.file.tell()
-            self._append()
-        self._show(step, scalars, back)
+        if fresh or back: return self.rewrite()
+        if not same: self.last = self.file.tell()
+        self.write_last()
 
-    def _show(self, step, scalars, again):
-        "The same in TensorBoard"
-        if again and self.writer: self.writer.close(); self.writer = None
+    def close(self):
+        if self.file: self.file.close()
+        self.file = None
+
+# %% ../../nbs/core/records.ipynb #d29a0248
+class Metrics:
+    "Scalars over steps, to metrics.csv and TensorBoard"
+    def __init__(self, directory,  # metrics.csv and tensorboard/ go here
+                 tensorboard=True, # write TensorBoard events too
+                 resume_at=None,   # step a run goes on from: rows past it are dropped
+                ):
+        self.csv, self.tensorboard, self.writer = _Rows(Path(directory)/'metrics.csv', resume_at), tensorboard, None
+
+    def log(self, step,  # does not fall, unless an earlier try is written again
+            **scalars):  # numbers by name
+        "Adds scalars at a step; going back to an earlier step drops the rows from there on"
+        step, scalars = int(step), {k: float(v) for k, v in scalars.items()}
+        back = bool(self.csv.rows) and step < self.csv.rows[-1]['step']
+        self.csv.add(step, scalars, back)
+        if back and self.writer: self.writer.close(); self.writer = None
         if self.tensorboard and not self.writer:
-            self.writer = _writer(self.path.parent/'tensorboard', step)
+            self.writer = _writer(self.csv.path.parent/'tensorboard', step)
             self.tensorboard = self.writer is not None
         for name, value in scalars.items():
             if self.writer: self.writer.add_scalar(name, value, step)
 
     def frame(self) -> pd.DataFrame: # one row a step, NaN where nothing was logged
         "All rows, those of earlier runs too"
-        return pd.DataFrame(self.rows, columns=self.names)
-
-    def _close_file(self):
-        if self.file: self.file.close()
-        self.file = None
+        return pd.DataFrame(self.csv.rows, columns=self.csv.names)
 
     def close(self):
         "Flushes and closes; frame() still works"
-        self._close_file()
+        self.csv.close()
         if self.writer: self.writer.close()
         self.writer, self.tensorboard = None, False
 
