@@ -324,7 +324,7 @@ class Drone(_Part):
     def to_json(self, indent=None): return json.dumps(self.model_dump(), indent=indent, ensure_ascii=False)
     def to_l2f(self): return json.dumps(self.model_dump(exclude={'name', 'note'}) | _L2F_ONLY)
 
-# %% ../nbs/01_drones.ipynb #fef08b70
+# %% ../nbs/01_drones.ipynb #ac4d2127
 _L2F_ONLY = {
     'domain_randomization': {f'{k}_{end}': 0. for k in ('thrust_to_weight', 'torque_to_inertia', 'mass', 'rotor_time_constant_rising', 'rotor_time_constant_falling',
                                                         'rotor_torque_constant') for end in ('min', 'max')}
@@ -336,7 +336,8 @@ def _filled(data, # what was given as a drone
     "Fill in max_position and position_threshold: 10 and 20 times the largest rotor distance"
     if not isinstance(data, dict): return data
     data = {k: v for k, v in data.items() if not (k in _L2F_ONLY and v == _L2F_ONLY[k])}
-    try: arm = float(np.linalg.norm(np.asarray(data['dynamics']['rotor_positions'], dtype=float), axis=1).max())
+    try:
+        with np.errstate(all='ignore'): arm = float(np.linalg.norm(np.asarray(data['dynamics']['rotor_positions'], dtype=float), axis=1).max())
     except (KeyError, TypeError, ValueError, OverflowError, IndexError): return data
     mdp = data.get('mdp', {})
     if not np.isfinite(arm) or not isinstance(mdp, dict): return data

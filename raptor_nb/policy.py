@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ACTIVATIONS', 'LAYOUT', 'KINDS', 'META', 'PolicyError', 'Dense', 'GRU', 'Sequential', 'Stepwise', 'read_hdf5',
-           'Storable', 'RaptorPolicy', 'published_checkpoint', 'Teachers']
+           'Storable', 'RlTools', 'RaptorPolicy', 'published_checkpoint', 'Stack', 'Teachers']
 
 # %% ../nbs/00_policy.ipynb #c1687006
 import importlib.util
@@ -102,7 +102,7 @@ class Sequential(nn.Module):
             else: x = layer(x)
         return x, hidden
 
-# %% ../nbs/00_policy.ipynb #1bf77f90
+# %% ../nbs/00_policy.ipynb #edc2f18f
 def _checked(array, # ndarray or Tensor
              shape, # wanted shape; None: any length
              what,  # name for the message
@@ -112,10 +112,10 @@ def _checked(array, # ndarray or Tensor
     wanted = '(' + ', '.join('batch' if n is None else str(n) for n in shape) + ')'
     if array.ndim != len(shape) or any(w not in (None, n) for w, n in zip(shape, array.shape)) or 0 in array.shape:
         raise PolicyError(f"{what} has shape {tuple(array.shape)}; it must be {wanted}")
-    if not (array.dtype.is_floating_point if isinstance(array, torch.Tensor) else array.dtype in (np.float16, np.float32, np.float64)):
+    if not (array.dtype.is_floating_point if isinstance(array, torch.Tensor) else array.dtype.kind == 'f' and array.dtype.itemsize <= 8):
         raise PolicyError(f"{what} has dtype {array.dtype}; it must be floating point")
     tensor = array if isinstance(array, torch.Tensor) else torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder('=')))
-    bad = ~torch.isfinite(tensor)
+    bad = ~torch.isfinite(tensor.float())
     if bad.any(): raise PolicyError(f"{what} holds {tensor[bad][0].item()} at {tuple(bad.nonzero()[0].tolist())}; all values must be finite")
     return tensor
 
@@ -213,9 +213,9 @@ def read_hdf5(path, # rl_tools checkpoint
     except OSError as e: raise PolicyError(f"{path} is not a readable HDF5 file; it may be truncated or of another type ({str(e).splitlines()[0]})") from None
     return {k: v[0] if k.endswith('linear.bias') and v.ndim == 2 and len(v) == 1 else v for k, v in weights.items()}, example
 
-# %% ../nbs/00_policy.ipynb #d9f87883
+# %% ../nbs/00_policy.ipynb #458a1569
 class Storable:
-    "Files of a policy: safetensors for us, HDF5 for rl_tools and foundation_policy"
+    "A policy in safetensors"
     kind = 'raptor_nb policy'
 
     def save(self, path): # path
@@ -234,6 +234,9 @@ class Storable:
         policy.load_state_dict(tensors)
         return policy
 
+# %% ../nbs/00_policy.ipynb #799cdc95
+class RlTools:
+    "A policy in the HDF5 layout of rl_tools, which foundation_policy reads"
     def to_hdf5(self,
                 path,
                 example=None,                # (T, B, 22) observations to replay; random ones by default
@@ -279,8 +282,8 @@ class Storable:
         with torch.no_grad(): ours = self.cpu_copy()(torch.from_numpy(observation).transpose(0, 1))[0].transpose(0, 1).numpy()
         return float(np.abs(ours - action).max())
 
-# %% ../nbs/00_policy.ipynb #9a68f996
-class RaptorPolicy(Stepwise, Storable, Sequential):
+# %% ../nbs/00_policy.ipynb #6558505a
+class RaptorPolicy(Stepwise, Storable, RlTools, Sequential):
     "Dense 22 -> 16 ReLU, GRU 16, Dense 16 -> 4: 2084 parameters with the initial hidden state"
     def __init__(self,
                  obs_dim=22,    # observed values
@@ -329,11 +332,58 @@ def published_checkpoint():
     if spec is None: raise ModuleNotFoundError("the published policy is not installed; pip install foundation-policy==1.0.2")
     return Path(spec.origin).parent / 'blob' / 'checkpoint.h5'
 
-# %% ../nbs/00_policy.ipynb #a58f29c0
-class Teachers(nn.Module):
-    "A stack of D actors with two hidden layers and tanh at the output"
+# %% ../nbs/00_policy.ipynb #726c553e
+class Stack:
+    "Choosing, joining and storing what Teachers holds"
     kind = 'raptor_nb teachers'
 
+    def select(self, ids): # list of drone ids -> Teachers
+        "Copies of some teachers, in this order. Raises PolicyError for an id that is not there"
+        where, ids = {k: i for i, k in enumerate(self.ids)}, [int(i) for i in ids]
+        missing = [i for i in ids if i not in where]
+        if missing: raise PolicyError(f"there is no teacher for drone {missing[0]}; this stack holds {_span(self.ids)}")
+        rows = torch.tensor([where[i] for i in ids], dtype=torch.long, device=self.w1.device)
+        return self._like(ids, {k: v[rows] for k, v in self.state_dict().items()})
+
+    def _like(self, ids, tensors):
+        with torch.device('meta'): out = type(self)(len(ids), self.obs_dim, self.hidden_dim, self.action_dim, self.activation, ids) # draws no random numbers
+        out.load_state_dict(tensors, assign=True)
+        return out
+
+    @classmethod
+    def concat(cls, parts): # list of Teachers -> Teachers
+        "One stack of several. Raises PolicyError if they differ in shape or share a drone"
+        first = parts[0]
+        if len({(p.obs_dim, p.hidden_dim, p.action_dim, p.activation) for p in parts}) > 1: raise PolicyError("these stacks of teachers differ in shape or activation; they must agree")
+        return first._like([i for p in parts for i in p.ids], {k: torch.cat([p.state_dict()[k] for p in parts]) for k in first.state_dict()})
+
+    def save(self, path): # path
+        "Write safetensors with ids and activation, moved into place when complete"
+        save_tensors(path, {k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}, {'kind': self.kind, 'activation': self.activation, 'ids': json.dumps(self.ids)})
+        return Path(path)
+
+    @classmethod
+    def load(cls, path, ids=None): # all or some ids -> Teachers
+        "Read what `save` wrote. Raises PolicyError, FileNotFoundError"
+        tensors, metadata = _read_tensors(path, cls.kind)
+        if any(f'w{i}' not in tensors or tensors[f'w{i}'].ndim != 3 for i in (1, 2, 3)): raise PolicyError(f"{path}: weights w1, w2 and w3 of three dimensions are missing; it must be a stack of teachers")
+        (n, obs_dim, hidden_dim), action_dim = tensors['w1'].shape, tensors['w3'].shape[2]
+        try:
+            with torch.device('meta'): teachers = cls(n, obs_dim, hidden_dim, action_dim, metadata['activation'], json.loads(metadata['ids']))
+        except PolicyError as e: raise PolicyError(f"{path}: {e}") from None
+        except (KeyError, TypeError, ValueError): raise PolicyError(f"{path}: its metadata does not say ids and activation") from None
+        _same_shapes({k: v.shape for k, v in tensors.items()}, {k: v.shape for k, v in teachers.state_dict().items()}, path)
+        teachers.load_state_dict(tensors, assign=True)
+        return teachers if ids is None else teachers.select(ids)
+
+def _span(ids): # readable
+    "Which drones a stack holds"
+    if len(ids) > 8 and max(ids) - min(ids) + 1 == len(ids): return f"drones {min(ids)} to {max(ids)}"
+    return f"{len(ids)} drones: {', '.join(map(str, sorted(ids)[:8]))}{' ...' if len(ids) > 8 else ''}"
+
+# %% ../nbs/00_policy.ipynb #2bb6936e
+class Teachers(Stack, nn.Module):
+    "A stack of D actors with two hidden layers and tanh at the output"
     def __init__(self,
                  n,                 # D, how many
                  obs_dim=26,        # 22 observed values and 4 rotor speeds
@@ -359,43 +409,3 @@ class Teachers(nn.Module):
         x = act(torch.baddbmm(self.b1, observation, self.w1))
         x = act(torch.baddbmm(self.b2, x, self.w2))
         return torch.tanh(torch.baddbmm(self.b3, x, self.w3))
-
-    def select(self, ids): # list of drone ids -> Teachers
-        "Copies of some teachers, in this order. Raises PolicyError for an id that is not there"
-        where, ids = {k: i for i, k in enumerate(self.ids)}, [int(i) for i in ids]
-        missing = [i for i in ids if i not in where]
-        if missing: raise PolicyError(f"there is no teacher for drone {missing[0]}; this stack holds {_span(self.ids)}")
-        rows = torch.tensor([where[i] for i in ids], dtype=torch.long, device=self.w1.device)
-        return self._like(ids, {k: v[rows] for k, v in self.state_dict().items()})
-
-    def _like(self, ids, tensors):
-        out = Teachers(len(ids), self.obs_dim, self.hidden_dim, self.action_dim, self.activation, ids).to(self.w1)
-        out.load_state_dict(tensors)
-        return out
-
-    @classmethod
-    def concat(cls, parts): # list of Teachers -> Teachers
-        "One stack of several. Raises PolicyError if they differ in shape or share a drone"
-        first = parts[0]
-        if len({(p.obs_dim, p.hidden_dim, p.action_dim, p.activation) for p in parts}) > 1: raise PolicyError("these stacks of teachers differ in shape or activation; they must agree")
-        return first._like([i for p in parts for i in p.ids], {k: torch.cat([p.state_dict()[k] for p in parts]) for k in first.state_dict()})
-
-    def save(self, path): # path
-        "Write safetensors with ids and activation, moved into place when complete"
-        save_tensors(path, {k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}, {'kind': self.kind, 'activation': self.activation, 'ids': json.dumps(self.ids)})
-        return Path(path)
-
-    @classmethod
-    def load(cls, path, ids=None): # all or some ids -> Teachers
-        "Read what `save` wrote. Raises PolicyError, FileNotFoundError"
-        tensors, metadata = _read_tensors(path, cls.kind)
-        if any(f'w{i}' not in tensors or tensors[f'w{i}'].ndim != 3 for i in (1, 2, 3)): raise PolicyError(f"{path}: weights w1, w2 and w3 of three dimensions are missing; it must be a stack of teachers")
-        (n, obs_dim, hidden_dim), action_dim = tensors['w1'].shape, tensors['w3'].shape[2]
-        try: stored = json.loads(metadata['ids']); teachers = cls(n, obs_dim, hidden_dim, action_dim, metadata['activation'], stored)
-        except (KeyError, TypeError, json.JSONDecodeError): raise PolicyError(f"{path}: its metadata does not say ids and activation") from None
-        except PolicyError as e: raise PolicyError(f"{path}: {e}") from None
-        _same_shapes({k: v.shape for k, v in tensors.items()}, {k: v.shape for k, v in teachers.state_dict().items()}, path)
-        teachers.load_state_dict(tensors)
-        return teachers if ids is None else teachers.select(ids)
-
-def _span(ids): return f"drones {min(ids)} to {max(ids)}" if len(ids) > 8 and max(ids) - min(ids) + 1 == len(ids) else f"{len(ids)} drones: {', '.join(map(str, sorted(ids)[:8]))}{' ...' if len(ids) > 8 else ''}"

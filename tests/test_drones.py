@@ -374,12 +374,12 @@ def check_text(text, flown):
     return True
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.one_of(anything.map(json.dumps), st.text(), st.binary(max_size=50)))
 def test_no_json_whatever_crashes_the_loader(flown, text): check_text(text, flown)
 
 
-@settings(max_examples=500, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
 @given(mutated())
 def test_a_mutated_drone_is_refused_or_flies(flown, data): check_text(json.dumps(data), flown)
 
