@@ -28,10 +28,9 @@ check: setup     ## seconds: the library is what the notebooks export, notebooks
 test: export OMP_NUM_THREADS := 1
 test: check      ## every notebook and every test, with coverage (at least 85 %)
 	@rm -f .coverage .coverage.*
-	$(BIN)/coverage run $(BIN)/nbdev_test --n_workers $(JOBS) --timing
-	$(BIN)/coverage combine -q
+	$(BIN)/nbdev_test --n_workers $(JOBS) --timing
 	$(BIN)/python -m pytest -q -n $(JOBS) $(if $(SLOW),-m 'slow or not slow') --ignore=tests/test_hygiene.py \
-	  --cov --cov-append --cov-report=term --cov-fail-under=85
+	  --cov --cov-report=term --cov-fail-under=85
 
 prepare: setup   ## after editing a notebook: export, clean, README, test
 	$(BIN)/nbdev_export
