@@ -1,0 +1,204 @@
+"Exported files: the same policy, written whole or not at all"
+import json
+import subprocess
+import sys
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from raptor_nb import export as module
+from raptor_nb.core.records import load_json, manifest_path
+from raptor_nb.export import ExportError, OnnxPolicy, export, export_hdf5, export_onnx, load_policy, onnx_model, parse_targets, provenance, trial_inputs, verify
+from raptor_nb.policy import PolicyError, RaptorPolicy, Teachers
+
+onnx = pytest.importorskip("onnx", reason="needs the extra raptor-nb[export]")
+pytest.importorskip("onnxruntime", reason="needs the extra raptor-nb[export]")
+
+
+@pytest.fixture(scope="module")
+def policy():
+    torch.manual_seed(0)
+    policy = RaptorPolicy()
+    with torch.no_grad():
+        for w in policy.parameters(): w.normal_(std=.3) # an initial hidden state, too, that is not zero
+    return policy
+
+
+@pytest.fixture(scope="module")
+def files(policy, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("exported")
+    policy.save(folder / "student.safetensors")
+    export(policy, folder, source=folder / "student.safetensors")
+    return folder
+
+
+@pytest.mark.parametrize("target", ["onnx", "h5"])
+def test_500_recurrent_steps_are_equal(files, policy, target):
+    table = verify(files / f"student.{target}", policy, steps=500, batches=(1, 3, 32))
+    assert len(table) == 9 and table.difference.max() <= 1e-5
+    assert load_json(manifest_path(files / f"student.{target}"))["metrics"]["largest_difference"] <= 1e-5
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_other_sizes(tmp_path, seed):
+    torch.manual_seed(seed)
+    policy = RaptorPolicy(obs_dim=26, hidden_dim=8 + seed, action_dim=4)
+    assert export_onnx(policy, tmp_path / "p.onnx").difference.max() <= 1e-5
+    assert OnnxPolicy(tmp_path / "p.onnx").evaluate_step(np.zeros((2, 26), np.float32)).shape == (2, 4)
+
+
+def test_published_policy_in_onnx(tmp_path):
+    published = RaptorPolicy.published()
+    assert export_onnx(published, tmp_path / "p.onnx").difference.max() <= 1e-5
+    assert (tmp_path / "p.onnx").stat().st_size < 15_000
+
+
+def test_a_batch_is_its_rows(files):
+    given, together = trial_inputs("random", 50, 4), OnnxPolicy(files / "student.onnx")
+    actions = np.stack([together.evaluate_step(o) for o in given], 1)
+    for i in range(4):
+        alone = OnnxPolicy(files / "student.onnx")
+        assert np.abs(np.stack([alone.evaluate_step(o[i:i + 1])[0] for o in given]) - actions[i]).max() < 1e-6
+
+
+def test_reset_forgets(files):
+    flyer, given = OnnxPolicy(files / "student.onnx"), trial_inputs("random", 2, 3)
+    first = flyer.evaluate_step(given[0])
+    assert np.abs(flyer.evaluate_step(given[0]) - first).max() > 1e-3
+    flyer.reset()
+    assert np.array_equal(flyer.evaluate_step(given[0]), first)
+    flyer.reset(3)
+    assert np.array_equal(flyer.evaluate_step(given[0]), first)
+
+
+def test_metadata_and_interface(files):
+    model = onnx.load(files / "student.onnx")
+    assert [v.name for v in model.graph.input] == ["observation", "hidden_in"] and [v.name for v in model.graph.output] == ["action", "hidden_out"]
+    assert [d.dim_param or d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim] == ["batch", 22]
+    assert [d.dim_param or d.dim_value for d in model.graph.input[1].type.tensor_type.shape.dim] == [1, "batch", 16]
+    assert model.opset_import[0].version == 17 and "GRU" not in {n.op_type for n in model.graph.node}
+    about = {p.key: p.value for p in model.metadata_props}
+    layout = json.loads(about["observation_layout"])
+    assert [p["to"] for p in layout] == [3, 12, 15, 18, 22] and layout[3]["frame"] == "body"
+    assert about["rate_hz"] == "100" and about["motor_order"].startswith("front-right, back-right") and about["frames"].startswith("FLU")
+    assert about["source"] == "student.safetensors" and len(about["source_sha256"]) == 64
+    assert str(files) not in json.dumps(about), "no path of this machine in a file that travels"
+
+
+def test_foundation_policy_reads_our_hdf5(files, policy):
+    theirs = pytest.importorskip("foundation_policy", reason="needs the extra raptor-nb[sim]").load(files / "student.h5")
+    ours = policy.cpu_copy()
+    theirs.reset() # loading leaves it at the end of its example
+    for o in trial_inputs("random", 100, 2): assert np.abs(theirs.evaluate_step(o) - ours.evaluate_step(o)).max() < 1e-5
+
+
+def test_published_weights_survive_the_round_trip(tmp_path):
+    published = RaptorPolicy.published()
+    export_hdf5(published, tmp_path / "p.h5")
+    back = RaptorPolicy.from_hdf5(tmp_path / "p.h5").state_dict()
+    assert all(torch.equal(w, back[k]) for k, w in published.state_dict().items())
+
+
+@pytest.mark.parametrize("name, at", [("gru.gru.weight_hh_l0", 3), ("gru.gru.bias_hh_l0", 40), ("output_layer.linear.bias", 0), ("gru.initial_hidden_state", 5)])
+def test_verify_finds_one_wrong_weight(files, policy, name, at):
+    other = policy.cpu_copy()
+    with torch.no_grad(): other.state_dict()[name].view(-1)[at] += .01
+    with pytest.raises(ExportError, match=r"student.onnx' is not this policy: from step \d+ of 500 on \(\w+ inputs, batch of 1\) its actions differ by up to"):
+        verify(files / "student.onnx", other)
+
+
+def test_verify_refuses_nan(policy):
+    class Broken(RaptorPolicy):
+        def evaluate_step(self, observation): return super().evaluate_step(observation) * np.float32(np.nan)
+    with pytest.raises(ExportError, match="from step 0 of 20"): verify(Broken(), policy, steps=20)
+
+
+def test_finished_targets_are_kept(files, policy):
+    before = (files / "student.onnx").stat().st_mtime_ns
+    table = export(policy, files, source=files / "student.safetensors")
+    assert table.kept.all() and (files / "student.onnx").stat().st_mtime_ns == before
+
+
+def test_a_damaged_file_is_made_again(policy, tmp_path):
+    policy.save(tmp_path / "student.safetensors")
+    export(policy, tmp_path, source=tmp_path / "student.safetensors")
+    good = (tmp_path / "student.onnx").read_bytes()
+    (tmp_path / "student.onnx").write_bytes(good[:100])
+    assert export(policy, tmp_path, source=tmp_path / "student.safetensors").kept.tolist() == [False, True]
+    assert (tmp_path / "student.onnx").read_bytes() == good
+
+
+def test_what_differs_is_not_written(policy, tmp_path, monkeypatch):
+    "A converter that swaps two gates leaves the old file as it was"
+    (tmp_path / "student.onnx").write_bytes(b"old")
+    right = module.onnx_weights
+    monkeypatch.setattr(module, "onnx_weights", lambda p: right(p) | {"W_r": right(p)["W_z"], "W_z": right(p)["W_r"]})
+    with pytest.raises(ExportError, match="student.onnx' is not this policy"): export_onnx(policy, tmp_path / "student.onnx")
+    assert (tmp_path / "student.onnx").read_bytes() == b"old" and len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("package", ["onnx", "onnxruntime"])
+def test_missing_package_names_the_extra(policy, tmp_path, monkeypatch, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ModuleNotFoundError, match=rf"needs {package}, which is not installed: pip install 'raptor-nb\[export\]' \(written: h5\)"):
+        export(policy, tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["student.h5", "student.h5.manifest.json"]
+
+
+def _nan():
+    policy = RaptorPolicy()
+    with torch.no_grad(): policy.gru.gru.weight_ih_l0[0, 0] = float("nan")
+    return policy
+
+
+def _foreign(folder):
+    h = onnx.helper
+    value = lambda name: h.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1])
+    onnx.save(h.make_model(h.make_graph([h.make_node("Relu", ["x"], ["y"])], "g", [value("x")], [value("y")]), opset_imports=[h.make_opsetid("", 17)], ir_version=8), folder / "foreign.onnx")
+    return OnnxPolicy(folder / "foreign.onnx")
+
+
+def _file(folder, name, data):
+    (folder / name).write_bytes(data)
+    return folder / name
+
+
+@pytest.mark.parametrize("act, error, message", [
+    pytest.param(lambda d, p: load_policy(d / "student.safetensors"), FileNotFoundError, "there is no student '.*student.safetensors'; make it with: papermill nbs/04_distill.ipynb", id="missing-student"),
+    pytest.param(lambda d, p: load_policy(_file(d, "p.onnx", b"x")), ExportError, "is exported already", id="export-of-an-export"),
+    pytest.param(lambda d, p: load_policy(_file(d, "p.safetensors", b"\0" * 30)), PolicyError, "p.safetensors", id="student-corrupt"),
+    pytest.param(lambda d, p: load_policy(_file(d, "p.h5", b"\x89HDF" + b"\0" * 30)), PolicyError, "is not a readable HDF5 file", id="student-truncated-hdf5"),
+    pytest.param(lambda d, p: parse_targets("onnx,tflit"), ExportError, "target 'tflit' is unknown; choose from onnx, h5", id="unknown-target"),
+    pytest.param(lambda d, p: parse_targets(""), ExportError, "target '' is unknown", id="no-target"),
+    pytest.param(lambda d, p: export_onnx(_nan(), d / "p.onnx"), ExportError, "gru.gru.weight_ih_l0 holds 1 values that are not finite", id="nan-weights-onnx"),
+    pytest.param(lambda d, p: export_hdf5(_nan(), d / "p.h5"), ExportError, "gru.gru.weight_ih_l0 holds 1 values that are not finite", id="nan-weights-hdf5"),
+    pytest.param(lambda d, p: export_onnx(Teachers(1), d / "p.onnx"), ExportError, "cannot export a Teachers; it must be a RaptorPolicy", id="export-of-teachers"),
+    pytest.param(lambda d, p: export_onnx(p, _file(d, "file", b"x") / "p.onnx"), OSError, "cannot write '.*p.onnx'", id="export-unwritable-folder"),
+    pytest.param(lambda d, p: export_hdf5(p, _file(d, "file", b"x") / "p.h5"), OSError, "cannot write '.*p.h5'", id="export-unwritable-folder-hdf5"),
+    pytest.param(lambda d, p: OnnxPolicy(d / "p.onnx"), FileNotFoundError, "there is no ONNX file '.*p.onnx'; make it with: papermill nbs/05_export.ipynb", id="missing-onnx"),
+    pytest.param(lambda d, p: OnnxPolicy(_file(d, "p.onnx", b"")), ExportError, "p.onnx' is not a readable ONNX file", id="onnx-empty"),
+    pytest.param(lambda d, p: OnnxPolicy(_file(d, "p.onnx", onnx_model(p).SerializeToString()[:5000])), ExportError, "p.onnx' is not a readable ONNX file", id="onnx-truncated"),
+    pytest.param(lambda d, p: OnnxPolicy(_file(d, "p.onnx", b"{}")), ExportError, "p.onnx' is not a readable ONNX file", id="onnx-other-type"),
+    pytest.param(lambda d, p: _foreign(d), ExportError, "is another network: it has x, y; it must take observation and hidden_in", id="onnx-foreign"),
+    pytest.param(lambda d, p: verify(d / "p.tflite", p), ExportError, "its suffix is '.tflite'; it must be .onnx or .h5", id="verify-unknown-suffix"),
+    pytest.param(lambda d, p: verify(RaptorPolicy(hidden_dim=8), p), ExportError, r"has \(observed, hidden, action\) values \(22, 8, 4\); the policy has \(22, 16, 4\)", id="verify-other-size"),
+])
+def test_bad_input(tmp_path, policy, act, error, message):
+    before = set(tmp_path.iterdir())
+    with pytest.raises(error, match=message) as caught: act(tmp_path, policy)
+    assert "\n" not in str(caught.value)
+    assert not [p for p in set(tmp_path.iterdir()) - before if p.name.startswith(".")], "nothing half-written"
+
+
+@pytest.mark.parametrize("observation, message", [
+    pytest.param(np.zeros((2, 21), np.float32), r"observation has shape \(2, 21\)", id="onnx-observation-shape"),
+    pytest.param(np.full((2, 22), np.nan, np.float32), "observation holds nan", id="onnx-observation-nan"),
+    pytest.param(np.zeros((2, 22), int), "must be floating point", id="onnx-observation-dtype"),
+    pytest.param(np.zeros((3, 22), np.float32), "holds 3 drones but the hidden state 2", id="onnx-number-of-drones"),
+])
+def test_bad_observation(files, observation, message):
+    flyer = OnnxPolicy(files / "student.onnx")
+    flyer.reset(2)
+    with pytest.raises(PolicyError, match=message): flyer.evaluate_step(observation)
