@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['ACTION_LIMIT', 'CONDITIONS', 'STARTS', 'FlightError', 'ResetNeeded', 'check_action', 'check_seed', 'Simulator',
-           'as_drone', 'flight_spaces', 'flight_seed', 'start', 'Picture', 'QuadrotorEnv', 'QuadrotorVectorEnv',
-           'observation_scale', 'from_hover', 'ScaledObservation', 'HoverAction', 'VectorScaledObservation',
-           'VectorHoverAction']
+           'as_drone', 'flight_spaces', 'flight_seed', 'start', 'Picture', 'QuadrotorEnv', 'as_fleet',
+           'QuadrotorVectorEnv', 'observation_scale', 'from_hover', 'ScaledObservation', 'HoverAction',
+           'VectorScaledObservation', 'VectorHoverAction']
 
 # %% ../nbs/02_environment.ipynb #c0f7ec78
 import difflib
@@ -25,12 +25,16 @@ from numpy.lib.stride_tricks import as_strided
 
 from .drones import Drone, DroneError, load_drone, parse_drone, real_drones, vary
 
-# %% ../nbs/02_environment.ipynb #4db8ebff
+# %% ../nbs/02_environment.ipynb #0872495f
 class FlightError(ValueError):
     "What was asked of the simulator or of an environment cannot be flown"
 
 class ResetNeeded(FlightError, gymnasium.error.ResetNeeded):
     "A step was asked for before a flight began or after it ended"
+
+def _nearest(word, words):
+    near = difflib.get_close_matches(str(word), words, 1, .5)
+    return f"; did you mean {near[0]!r}?" if near else f" (known: {', '.join(sorted(words))})"
 
 def _l2f():
     "l2f, imported when it is needed. Raises ImportError"
@@ -38,7 +42,7 @@ def _l2f():
     except ImportError as e: raise ImportError("flying needs l2f, which is not installed: pip install 'raptor-nb[sim]'") from e
     return l2f
 
-# %% ../nbs/02_environment.ipynb #9723525c
+# %% ../nbs/02_environment.ipynb #d4d00217
 _ACCESSORS = dict(position='position', orientation='orientation', linear_velocity='linear_velocity', angular_velocity='angular_velocity', rotor_speed='rpm')
 _WIDTH = dict(position=3, orientation=4, linear_velocity=3, angular_velocity=3, rotor_speed=4, force=3, torque=3, last_action=4, action_history=64)
 
@@ -72,6 +76,7 @@ def _layout(): # (bytes from state to state, {name: byte offset from `position`}
     if history is not None: offsets['last_action'] = _find(block(after)[:history // 4], command)
     return stride, {k: o for k, o in offsets.items() if o is not None}
 
+# %% ../nbs/02_environment.ipynb #eba33d67
 def _views(vector, # an l2f VectorState
            n,      # its size
           ):       # {name: (n, width) float32 array that shares l2f's memory}
@@ -190,9 +195,9 @@ def _check_state(name,   # a part of the state
         a = a / norm[:, None]
     return a
 
-# %% ../nbs/02_environment.ipynb #4f42a533
-class Simulator:
-    "l2f behind checked arrays: one lane a drone, any number of drones; lane i draws from the random stream seed + i"
+# %% ../nbs/02_environment.ipynb #652d8d62
+class _Stack:
+    "Drones in blocks, with their random streams and what l2f writes into"
     block_size = 8192 # l2f's largest vector
 
     def __init__(self,
@@ -200,6 +205,7 @@ class Simulator:
                  seed=0,    # int
                  clip=None, # what happens to actions outside of [-1, 1]: see `check_action`
                 ):
+        if clip not in (None, True, False): raise FlightError(f"clip is {clip!r}; it must be True, False or None")
         self.drones, self.clip = _check_drones(drones), clip
         self.n, seed, parameters = len(self.drones), check_seed(seed), {}
         self.blocks = [_Block(self.drones[i:i + self.block_size], seed + i, parameters) for i in range(0, self.n, self.block_size)]
@@ -226,6 +232,9 @@ class Simulator:
             if not noise: initialize(b.device, b.rngs[k], int(s))
             if noise is not False: initialize(b.device, b.noises[k], int(s) + _NOISE * (noise is None))
 
+# %% ../nbs/02_environment.ipynb #a4b41f6c
+class _Flying(_Stack):
+    "Drones that are reset, looked at and moved"
     def reset(self,
               mask=None, # (n,) bool; default: all
              ):
@@ -262,6 +271,9 @@ class Simulator:
             b.swap()
         return self._reward[:self.n].copy(), self._terminated[:self.n].copy()
 
+# %% ../nbs/02_environment.ipynb #5b3246d4
+class Simulator(_Flying):
+    "l2f behind checked arrays: one lane a drone, any number of drones; lane i draws from the random streams of seed + i"
     def _read(self, name):
         if name not in self.blocks[0].views: raise FlightError(f"this version of l2f does not show the {name} of a state")
         return np.concatenate([b.views[name][:b.n] for b in self.blocks])
@@ -299,11 +311,7 @@ class Simulator:
         "Put the states of a `snapshot` back"
         for b, s in zip(self.blocks, snapshot, strict=True): b.now.assign(s)
 
-def _nearest(word, words):
-    near = difflib.get_close_matches(str(word), words, 1, .5)
-    return f"; did you mean {near[0]!r}?" if near else f" (known: {', '.join(sorted(words))})"
-
-# %% ../nbs/02_environment.ipynb #78150cda
+# %% ../nbs/02_environment.ipynb #5091dd2c
 CONDITIONS = ('observation_noise', 'force', 'velocity_limit', 'guidance', 'max_position', 'max_linear_velocity', 'max_angular_velocity', 'position_threshold', 'terminate')
 
 def as_drone(drone,        # Drone, name of a real drone, path or dict
@@ -324,6 +332,9 @@ def as_drone(drone,        # Drone, name of a real drone, path or dict
 def _check_steps(steps):
     if isinstance(steps, bool) or not isinstance(steps, numbers.Integral) or steps < 1: raise FlightError(f"episode_steps is {steps!r}; it must be a whole number of at least 1")
     return int(steps)
+
+def _check_render_mode(mode):
+    if mode not in (None, 'rgb_array'): raise FlightError(f"render_mode is {mode!r}; it must be 'rgb_array' or None")
 
 # %% ../nbs/02_environment.ipynb #29addb42
 def flight_spaces(privileged=False, # whether the rotor speeds are observed
@@ -348,7 +359,7 @@ def flight_seed(seed,   # (k,) uint64: seeds of the lanes
     for shift, by in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)): x = (x ^ (x >> np.uint64(shift))) * np.uint64(by)
     return (x ^ (x >> np.uint64(31))) & np.uint64(0xFFFFFFFF)
 
-# %% ../nbs/02_environment.ipynb #824e04cf
+# %% ../nbs/02_environment.ipynb #6471e3fc
 STARTS = dict(position=3, orientation=4, linear_velocity=3, angular_velocity=3, rotor_speed=4, force=3, torque=3)
 
 def _drawn(name,  # part of the state
@@ -378,6 +389,7 @@ def start(options, # of `reset`
         parts['orientation'] = np.r_[np.cos(half), np.sin(half) * axis / np.linalg.norm(axis)]
     return parts
 
+# %% ../nbs/02_environment.ipynb #26b3b6fe
 def _begin(simulator, # Simulator
            mask,      # (n,) bool: lanes whose flight begins
            seeds,     # (n,) uint64
@@ -400,14 +412,15 @@ def _begin(simulator, # Simulator
             parts['previous_action'] = 2 * (w - d.min) / (d.max - d.min) - 1
         simulator.set_state([i], **parts)
 
-# %% ../nbs/02_environment.ipynb #7614c4af
+# %% ../nbs/02_environment.ipynb #a3d7d5fe
 def _rotate(q, points): # (4,) w, x, y, z; (..., 3) in the body frame
     "Points in the world frame"
     t = 2 * np.cross(q[1:], points)
     return points + q[0] * t + np.cross(q[1:], t)
 
-class Picture:
-    "A drone in flight as an image of 640 x 480, drawn by matplotlib"
+# %% ../nbs/02_environment.ipynb #e1d689cf
+class _Scene:
+    "The figure with all its parts: ground and target stay, the others are moved"
     def __init__(self,
                  drone, # Drone
                 ):
@@ -415,9 +428,9 @@ class Picture:
         from matplotlib.figure import Figure
         from matplotlib import colormaps
         from mpl_toolkits.mplot3d.art3d import Line3DCollection, Poly3DCollection
-        self.drone, self.colours, self.trail = drone, colormaps['viridis'], []
+        self.drone, self.colours = drone, colormaps['viridis']
         arms = np.array(drone.dynamics.rotor_positions)
-        self.extent = max(1.3 * drone.mdp.init.max_position, 5 * drone.arm_length)
+        self.extent = max(drone.mdp.init.max_position, 5 * drone.arm_length)
         self.magnified = max(1., .28 * self.extent / drone.arm_length)
         self.arms = arms * self.magnified
         size, angle = .28 * self.extent, np.linspace(0, 2 * np.pi, 24, endpoint=False)
@@ -445,13 +458,16 @@ class Picture:
         self.text = self.figure.text(.03, .93, '', family='monospace', size=9)
         self.bars = self.figure.text(.03, .05, '', family='monospace', size=9)
 
+# %% ../nbs/02_environment.ipynb #004718b0
+class Picture(_Scene):
+    "A drone in flight as an image of 640 x 480, drawn by matplotlib"
     def draw(self,
              state, # of a Simulator, one lane: {name: (width,)}
-             time,  # s since the flight began; 0 begins a new trail
+             trail, # (k, 3) m, where the drone has been
+             time,  # s since the flight began
             ):      # (480, 640, 3) uint8
         "The picture of this state"
         p, q, limit = state['position'].astype(float), state['orientation'].astype(float), self.drone.dynamics.action_limit
-        self.trail = (self.trail if time > 0 else []) + [p]
         c = np.array(self.drone.dynamics.rotor_thrust_coefficients)
         thrust = lambda w: c[:, 0] + c[:, 1] * w + c[:, 2] * w ** 2
         share = np.clip(thrust(state['rotor_speed'].astype(float)) / thrust(np.full(4, limit.max)), 0, 1)
@@ -460,16 +476,16 @@ class Picture:
         self.body.set_verts([place(self.hull)]); self.rotors.set_verts([place(d) for d in self.discs])
         self.rotors.set_facecolor([(*self.colours(s)[:3], .75) for s in share])
         self.axes.set_segments([[p, place(a)] for a in self.axes_length * np.eye(3)])
-        self.path.set_data_3d(*np.array(self.trail[-200:]).T)
+        self.path.set_data_3d(*np.asarray(trail).T)
         self.foot.set_data_3d(*np.stack([p, ground]).T); self.shadow.set_verts([ground + .5 * self.hull])
         self.text.set_text(f"{self.drone.name or 'drone'}   {time:4.2f} s   {np.linalg.norm(p):5.2f} m from the target" + (f"   (drawn {self.magnified:.1f} x)" if self.magnified > 1.05 else ''))
         self.bars.set_text('thrust of the rotors  ' + '  '.join(f'{s:4.0%}' for s in share))
         self.canvas.draw()
         return np.asarray(self.canvas.buffer_rgba())[..., :3].copy()
 
-# %% ../nbs/02_environment.ipynb #4d56eadf
-class QuadrotorEnv(gymnasium.Env):
-    "One drone, one flight after the other; `terminated` by l2f's limits, `truncated` after `episode_steps`"
+# %% ../nbs/02_environment.ipynb #c97ca923
+class _OneDrone(gymnasium.Env):
+    "One drone, what it sees and its picture"
     metadata = {'render_modes': ['rgb_array'], 'render_fps': 100}
 
     def __init__(self,
@@ -481,11 +497,11 @@ class QuadrotorEnv(gymnasium.Env):
                  render_mode=None,  # None or 'rgb_array'
                  **conditions,      # observation_noise, force (share of weight), velocity_limit, guidance ...: see `vary`
                 ):
-        if render_mode not in (None, 'rgb_array'): raise FlightError(f"render_mode is {render_mode!r}; it must be 'rgb_array' or None")
+        _check_render_mode(render_mode)
         self.drone, self.privileged, self.episode_steps = as_drone(drone, **conditions), bool(privileged), _check_steps(episode_steps)
         self.simulator = Simulator(self.drone, clip=clip)
         self.observation_space, self.action_space = flight_spaces(self.privileged)
-        self.render_mode, self.picture, self.steps = render_mode, None, None
+        self.render_mode, self.picture, self.trail, self.steps = render_mode, None, [], None
         self._seed, self._flight = None, np.zeros(1, np.uint64)
 
     def _observe(self):
@@ -494,6 +510,22 @@ class QuadrotorEnv(gymnasium.Env):
 
     def _info(self): return {'step': self.steps}
 
+    def _keep(self):
+        if self.render_mode: self.trail = self.trail[-199:] + [self.simulator.state()['position'][0]]
+
+    def render(self): # (480, 640, 3) uint8, or None
+        "A picture of the drone, its way and its target"
+        if self.render_mode is None: return None
+        if not self.trail: raise ResetNeeded("there is no flight to show: call reset() before render()")
+        self.picture = self.picture or Picture(self.drone)
+        steps = self.steps if self.steps is not None else getattr(self, '_last', 0)
+        return self.picture.draw({k: v[0] for k, v in self.simulator.state().items()}, self.trail, steps * self.drone.integration.dt)
+
+    def close(self): self.picture = None
+
+# %% ../nbs/02_environment.ipynb #fb9aabc4
+class QuadrotorEnv(_OneDrone):
+    "One drone, one flight after the other; `terminated` by l2f's limits, `truncated` after `episode_steps`"
     def reset(self, *,
               seed=None,    # int: begin the sequence of flights that belongs to it
               options=None, # where the flight begins: see `start`
@@ -506,7 +538,8 @@ class QuadrotorEnv(gymnasium.Env):
             self.simulator.seed(self._seed.tolist(), [0], noise=False)
         self.steps = None
         _begin(self.simulator, np.ones(1, bool), self._seed, self._flight, options, lambda i: self.np_random)
-        self.steps = 0
+        self.steps, self.trail = 0, []
+        self._keep()
         return self._observe(), self._info()
 
     def step(self,
@@ -516,24 +549,30 @@ class QuadrotorEnv(gymnasium.Env):
         if self.steps is None: raise ResetNeeded("there is no flight to go on with: call reset() before the first step and after a flight has ended")
         reward, terminated = self.simulator.step(check_action(action, (4,), self.simulator.clip)[None])
         self.steps += 1
+        self._keep()
         terminated, truncated, observation, info = bool(terminated[0]), self.steps >= self.episode_steps, self._observe(), self._info()
         if terminated or truncated: self._last, self.steps = self.steps, None
         return observation, float(reward[0]), terminated, truncated, info
 
-    def render(self): # (480, 640, 3) uint8, or None
-        "A picture of the drone, its way and its target"
-        if self.render_mode is None: return None
-        self.picture = self.picture or Picture(self.drone)
-        steps = self.steps if self.steps is not None else getattr(self, '_last', 0)
-        return self.picture.draw({k: v[0] for k, v in self.simulator.state().items()}, steps * self.drone.integration.dt)
-
-    def close(self): self.picture = None
-
+# %% ../nbs/02_environment.ipynb #87475278
 if 'raptor_nb/Quadrotor-v0' not in gymnasium.registry: gymnasium.register('raptor_nb/Quadrotor-v0', entry_point='raptor_nb.environment:QuadrotorEnv', vector_entry_point='raptor_nb.environment:QuadrotorVectorEnv')
 
-# %% ../nbs/02_environment.ipynb #56be52ee
-class QuadrotorVectorEnv(gymnasium.vector.VectorEnv):
-    "A fleet of drones, one flight after the other in each lane"
+# %% ../nbs/02_environment.ipynb #366c0bb3
+def as_fleet(drones,       # one drone (see `as_drone`) for all, or a list with one for each lane
+             num_envs=None, # lanes; default: one a drone
+             **conditions, # see `vary`
+            ):             # list of Drones; the same description makes the same Drone, once
+    "One drone for each lane. Raises FlightError"
+    if num_envs is not None and (isinstance(num_envs, bool) or not isinstance(num_envs, numbers.Integral) or num_envs < 1): raise FlightError(f"num_envs is {num_envs!r}; it must be a whole number of at least 1")
+    if not isinstance(drones, (list, tuple)): return [as_drone(drones, **conditions)] * (num_envs or 1)
+    if not drones: raise FlightError("there are no drones; a vector environment needs at least one")
+    if num_envs not in (None, len(drones)): raise FlightError(f"num_envs is {num_envs}, but there are {len(drones)} drones; give one drone for all or one for each lane")
+    made = {id(d): as_drone(d, **conditions) for d in {id(d): d for d in drones}.values()}
+    return [made[id(d)] for d in drones]
+
+# %% ../nbs/02_environment.ipynb #18cf5e87
+class _Lanes(gymnasium.vector.VectorEnv):
+    "A fleet of drones, what they see and their pictures"
     def __init__(self,
                  drones='crazyflie',    # one drone (see `as_drone`) for all, or a list with one for each lane
                  num_envs=None,         # lanes; default: one a drone
@@ -546,10 +585,11 @@ class QuadrotorVectorEnv(gymnasium.vector.VectorEnv):
                  drone=None,            # the same as `drones`, as `gymnasium.make_vec` passes on what `gymnasium.make` takes
                  **conditions,          # see `vary`
                 ):
-        if render_mode not in (None, 'rgb_array'): raise FlightError(f"render_mode is {render_mode!r}; it must be 'rgb_array' or None")
-        drones = self._fleet(drones if drone is None else drone, num_envs, conditions)
+        _check_render_mode(render_mode)
+        drones = as_fleet(drones if drone is None else drone, num_envs, **conditions)
         self.simulator, self.num_envs = Simulator(drones, clip=clip), len(drones)
         self.privileged, self.episode_steps, self.render_mode, self.pictures = bool(privileged), _check_steps(episode_steps), render_mode, None
+        self._trail = []
         try: self.autoreset_mode = AutoresetMode(autoreset)
         except ValueError: raise FlightError(f"autoreset is {autoreset!r}; it must be one of {', '.join(m.value for m in AutoresetMode)}") from None
         self.metadata = QuadrotorEnv.metadata | {'autoreset_mode': self.autoreset_mode}
@@ -557,17 +597,6 @@ class QuadrotorVectorEnv(gymnasium.vector.VectorEnv):
         self.observation_space, self.action_space = (batch_space(s, self.num_envs) for s in (self.single_observation_space, self.single_action_space))
         self._seen, self._seeds, self._flights, self._randoms = None, None, np.zeros(self.num_envs, np.uint64), {}
         self._steps, self._ended = np.zeros(self.num_envs, int), np.ones(self.num_envs, bool)
-
-    @staticmethod
-    def _fleet(drones, num_envs, conditions):
-        "One Drone a lane; the same description makes the same Drone only once"
-        if num_envs is not None and (isinstance(num_envs, bool) or not isinstance(num_envs, numbers.Integral) or num_envs < 1): raise FlightError(f"num_envs is {num_envs!r}; it must be a whole number of at least 1")
-        if not isinstance(drones, (list, tuple)): return [as_drone(drones, **conditions)] * (num_envs or 1)
-        if not drones: raise FlightError("there are no drones; a vector environment needs at least one")
-        if num_envs not in (None, len(drones)): raise FlightError(f"num_envs is {num_envs}, but there are {len(drones)} drones; give one drone for all or one for each lane")
-        known = {id(d): d for d in drones}
-        made = {k: as_drone(d, **conditions) for k, d in known.items()}
-        return [made[id(d)] for d in drones]
 
     @property
     def drones(self): return self.simulator.drones
@@ -579,6 +608,19 @@ class QuadrotorVectorEnv(gymnasium.vector.VectorEnv):
     def _info(self, mask=None): # (num_envs,) bool: lanes that the infos are about; default: all. In Gymnasium's form: 0 where there is none, and a mask beside it
         return {'step': self._steps.copy(), '_step': np.ones(self.num_envs, bool)} if mask is None else {'step': self._steps * mask, '_step': mask.copy()}
 
+    def render(self): # tuple of (480, 640, 3) uint8, one a lane, or None
+        "A picture of each drone"
+        if self.render_mode is None: return None
+        if not self._trail: raise ResetNeeded("there is no flight to show: call reset() before render()")
+        trail = np.array(self._trail)
+        self.pictures, state = self.pictures or [Picture(d) for d in self.drones], self.simulator.state()
+        return tuple(p.draw({k: v[i] for k, v in state.items()}, trail[-1 - int(self._steps[i]):, i], self._steps[i] * p.drone.integration.dt) for i, p in enumerate(self.pictures))
+
+    def close_extras(self, **kwargs): self.pictures = None
+
+# %% ../nbs/02_environment.ipynb #71f86f1e
+class _SeededLanes(_Lanes):
+    "Lanes whose flights begin"
     def _random(self, lane): # the generator of a lane, as `QuadrotorEnv` with this seed has it; made when it is needed
         if lane not in self._randoms: self._randoms[lane] = seeding.np_random(int(self._seeds[lane]))[0]
         return self._randoms[lane]
@@ -586,6 +628,11 @@ class QuadrotorVectorEnv(gymnasium.vector.VectorEnv):
     def _start(self, mask, options=None):
         _begin(self.simulator, mask, self._seeds, self._flights, options, self._random)
         self._steps[mask], self._ended[mask] = 0, False
+        if self.render_mode: self._trail = self._trail[:-1] if (self._trail and not mask.all()) else []
+        self._keep()
+
+    def _keep(self):
+        if self.render_mode: self._trail = self._trail[-199:] + [self.simulator.state()['position']]
 
     def _reseed(self, seed, mask):
         "New seeds for the lanes in `mask`, from an int, a list of ints and None, or None; lanes that never had one get one"
@@ -601,6 +648,9 @@ class QuadrotorVectorEnv(gymnasium.vector.VectorEnv):
         lanes = np.flatnonzero(mask)
         self.simulator.seed(self._seeds[lanes].tolist(), lanes.tolist(), noise=False)
 
+# %% ../nbs/02_environment.ipynb #47ee5756
+class QuadrotorVectorEnv(_SeededLanes):
+    "A fleet of drones, one flight after the other in each lane"
     def reset(self, *,
               seed=None,    # int: lane i gets seed + i; or a list with one int a lane
               options=None, # where the flights begin: see `start`; reset_mask: (num_envs,) bool, the lanes to reset
@@ -627,6 +677,7 @@ class QuadrotorVectorEnv(gymnasium.vector.VectorEnv):
         if again.any() and self.autoreset_mode is not AutoresetMode.NEXT_STEP: raise ResetNeeded(f"the flight of lane {int(again.argmax())} has ended: call reset(options=dict(reset_mask=...)) before the next step")
         rewards, terminations = self.simulator.step(actions)
         self._steps += 1
+        self._keep()
         if again.any():
             self._start(again)
             rewards[again], terminations[again] = 0, False
@@ -646,15 +697,7 @@ class QuadrotorVectorEnv(gymnasium.vector.VectorEnv):
         self._seen = np.where(mask[:, None], self._observe(lanes)[np.cumsum(mask) - 1], self._seen) if self.simulator.noisy else self._observe()
         return self._info() | {'final_obs': final, '_final_obs': mask, 'final_info': ends, '_final_info': mask.copy()}
 
-    def render(self): # tuple of (480, 640, 3) uint8, one a lane, or None
-        "A picture of each drone"
-        if self.render_mode is None: return None
-        self.pictures, state = self.pictures or [Picture(d) for d in self.drones], self.simulator.state()
-        return tuple(p.draw({k: v[i] for k, v in state.items()}, self._steps[i] * p.drone.integration.dt) for i, p in enumerate(self.pictures))
-
-    def close_extras(self, **kwargs): self.pictures = None
-
-# %% ../nbs/02_environment.ipynb #a7857b64
+# %% ../nbs/02_environment.ipynb #3ce22bca
 def observation_scale(drone,      # Drone
                       width=22,   # or 26 with rotor speeds
                      ):           # centre and size, (width,) each
@@ -671,6 +714,7 @@ def from_hover(action, # (..., 4) in [-1, 1], 0 = hover
     a = np.asarray(action, np.float32)
     return (hover + np.where(a > 0, a * (1 - hover), a * (1 + hover))).astype(np.float32)
 
+# %% ../nbs/02_environment.ipynb #3e882e4d
 class ScaledObservation(gymnasium.ObservationWrapper, gymnasium.utils.RecordConstructorArgs):
     "Observations of `QuadrotorEnv`, centred on hover and of the order of 1"
     def __init__(self, env):
@@ -690,6 +734,7 @@ class HoverAction(gymnasium.ActionWrapper, gymnasium.utils.RecordConstructorArgs
 
     def action(self, action): return from_hover(check_action(action, (4,)), self.hover)
 
+# %% ../nbs/02_environment.ipynb #70c39cbe
 class VectorScaledObservation(gymnasium.vector.VectorWrapper):
     "`ScaledObservation` for a fleet, final observations included"
     def __init__(self, env):

@@ -207,10 +207,12 @@ def test_picture():
     assert first.shape == (480, 640, 3) and first.dtype == np.uint8 and (first < 250).any(-1).mean() > .02
     env.step(np.ones(4)); env.reset(options=dict(position=[-.2, -.2, 0], tilt=.5))
     second = env.render()
-    assert (first != second).any(-1).mean() > .01 and len(env.picture.trail) == 1
+    assert (first != second).any(-1).mean() > .01 and len(env.trail) == 1
     assert QuadrotorEnv('crazyflie').render() is None
     frames = QuadrotorVectorEnv(['x500', 'crazyflie'], render_mode='rgb_array')
     frames.reset(seed=0)
+    for _ in range(5): frames.step(np.zeros((2, 4)))
+    assert [len(x) for x in (frames._trail, env.trail)] == [6, 1]
     assert [f.shape for f in frames.render()] == [(480, 640, 3)] * 2
 
 
@@ -374,6 +376,7 @@ BAD = [
     pytest.param(lambda: QuadrotorEnv('crazyflie').step(np.zeros(4)), ResetNeeded, r"call reset\(\) before the first step", id='step-before-reset'),
     pytest.param(lambda: ended().step(np.zeros(4)), ResetNeeded, "after a flight has ended", id='step-after-the-end'),
     pytest.param(lambda: QuadrotorVectorEnv('crazyflie', 2).step(np.zeros((2, 4))), ResetNeeded, "no flight has begun", id='vector-step-before-reset'),
+    pytest.param(lambda: QuadrotorEnv('crazyflie', render_mode='rgb_array').render(), ResetNeeded, r"no flight to show: call reset\(\)", id='render-before-reset'),
     pytest.param(lambda: QuadrotorEnv('crazyfly'), FlightError, "there is no drone 'crazyfly'; did you mean 'crazyflie'?", id='drone-unknown'),
     pytest.param(lambda: QuadrotorEnv('nowhere/x.json'), FileNotFoundError, "x.json", id='drone-file-missing'),
     pytest.param(lambda: QuadrotorEnv(7), FlightError, "drone is of type int; it must be a Drone", id='drone-wrong-type'),
@@ -382,6 +385,7 @@ BAD = [
     pytest.param(lambda: QuadrotorEnv('crazyflie', observation_noise=-.1), ValueError, "observation_noise", id='option-negative'),
     pytest.param(lambda: QuadrotorEnv('crazyflie', episode_steps=0), FlightError, "episode_steps is 0; it must be a whole number of at least 1", id='episode-steps-zero'),
     pytest.param(lambda: QuadrotorEnv('crazyflie', render_mode='human'), FlightError, "render_mode is 'human'; it must be 'rgb_array' or None", id='render-mode'),
+    pytest.param(lambda: QuadrotorEnv('crazyflie', clip='yes'), FlightError, "clip is 'yes'; it must be True, False or None", id='clip'),
     pytest.param(lambda: QuadrotorVectorEnv('crazyflie', 0), FlightError, "num_envs is 0; it must be a whole number of at least 1", id='no-lanes'),
     pytest.param(lambda: QuadrotorVectorEnv([]), FlightError, "there are no drones", id='no-drones'),
     pytest.param(lambda: Simulator([]), FlightError, "there are no drones", id='simulator-without-drones'),
