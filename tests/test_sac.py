@@ -144,8 +144,8 @@ def test_critic_learns_the_values_of_a_chain_with_a_known_answer():
 # --- independence of the teachers of a stack ---
 
 def test_a_stack_of_three_gives_each_teacher_what_it_would_have_got_alone():
-    """250 updates. Batched products of another size may round differently (last bit of float32), and training amplifies it:
-    weights agree to 1e-4, and every flight and every memory row until the first update exactly"""
+    """250 updates, one of the drones with sensor noise. Equal to the last bit on one thread where this was written (over 2000 updates too);
+    a library may round batched products of another size differently and training amplifies that, so weights may differ by 1e-5 here"""
     fleet, ids, settings = [real_drones()["crazyflie"], sample_drone(7), vary(sample_drone(8), observation_noise=0.01)], [0, 7, 8], small()
     runs = [sac.start(settings, fleet, ids, 300)] + [sac.start(settings, [d], [i], 300) for d, i in zip(fleet, ids)]
     for run in runs:
@@ -157,8 +157,8 @@ def test_a_stack_of_three_gives_each_teacher_what_it_would_have_got_alone():
         for name in ("actor", "critic", "target"):
             per = 1 if name == "actor" else 2
             for a, b in zip(getattr(stack.learner, name), getattr(one.learner, name)):
-                assert torch.allclose(a[per * k:per * (k + 1)], b, atol=1e-4), (name, (a[per * k:per * (k + 1)] - b).abs().max())
-        assert torch.allclose(stack.memory.rows[k], one.memory.rows[0], atol=1e-3)
+                assert torch.allclose(a[per * k:per * (k + 1)], b, rtol=0, atol=1e-5), (name, (a[per * k:per * (k + 1)] - b).abs().max())
+        assert torch.allclose(stack.memory.rows[k], one.memory.rows[0], rtol=0, atol=1e-3)
 
 
 def test_teachers_differ_and_do_not_depend_on_their_place():
@@ -234,6 +234,33 @@ def test_the_best_teachers_are_kept_and_not_the_last(tmp_path, monkeypatch):
     assert list(curve["return"]) == [1., 9., 4., 2.]
     assert torch.equal(best.w1, seen[100]) and not torch.equal(best.w1, seen[300])
     assert torch.equal(Teachers.load(tmp_path / "teachers.safetensors").w1, best.w1)
+
+
+def test_the_best_teachers_survive_a_restart(tmp_path, monkeypatch):
+    scores = iter([1., 9., 4., 2., 3.])
+    real = sac.evaluate
+    monkeypatch.setattr(sac, "evaluate", lambda *a, **k: real(*a, **k).assign(**{"return": next(scores)}))
+    seen = {}
+
+    def kill(step, rows):
+        seen[step] = Teachers.load(tmp_path / "last.safetensors").w1
+        if step == 200: raise Killed
+
+    drone = [real_drones()["crazyflie"]]
+    with pytest.raises(Killed): sac.train(small(), drone, 260, output_dir=tmp_path, log=kill)
+    best, curve = sac.train(small(), drone, 260, output_dir=tmp_path)
+    assert list(curve["return"]) == [1., 9., 2., 3.]
+    assert torch.equal(best.w1, seen[100])
+
+
+def test_the_curve_shows_means_since_the_last_evaluation(monkeypatch):
+    run = sac.start(small(), [real_drones()["crazyflie"]], [0], 100)
+    for loss in (1., 2., 3., 5.):
+        monkeypatch.setattr(sac, "update", lambda *_: dict(critic_loss=torch.tensor([loss])))
+        while run.step < 60: sac.advance(run)
+        sac.advance(run)
+        if loss in (2., 5.): sac.assess(run)
+    assert run.curve[0]["critic_loss"] == pytest.approx((11 * 1 + 2) / 12) and run.curve[1]["critic_loss"] == 4
 
 
 def test_teachers_without_rotor_speeds_take_22_inputs():

@@ -351,7 +351,7 @@ def teachers_of(actor,        # K actors
         for name, p in zip(("w1", "b1", "w2", "b2", "w3", "b3"), layers): getattr(teachers, name).copy_(p.cpu())
     return teachers.requires_grad_(False)
 
-# %% ../../nbs/learn/sac.ipynb #fc084147
+# %% ../../nbs/learn/sac.ipynb #5b9390ad
 def evaluate(teachers,           # K teachers
              drones,             # K drones
              flights,            # flights of each
@@ -364,6 +364,7 @@ def evaluate(teachers,           # K teachers
     score, length, error = np.zeros((3, len(drones), flights))
     alive = np.ones((len(drones), flights), dtype=bool)
     for t in range(episode_steps):
+        if not alive.any(): break
         observation = np.stack([see(s, r) for s, r in zip(simulators, rotors)])
         with torch.no_grad(): action = teachers(torch.as_tensor(observation)).numpy()
         if t >= episode_steps // 2: error += np.linalg.norm(observation[..., :3], axis=-1)
