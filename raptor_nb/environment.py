@@ -8,7 +8,7 @@ __all__ = ['ACTION_LIMIT', 'CONDITIONS', 'STARTS', 'FlightError', 'ResetNeeded',
            'QuadrotorVectorEnv', 'observation_scale', 'from_hover', 'ScaledObservation', 'HoverAction',
            'VectorScaledObservation', 'VectorHoverAction']
 
-# %% ../nbs/02_environment.ipynb #c0f7ec78
+# %% ../nbs/02_environment.ipynb #fbf72bea
 import difflib
 import functools
 import numbers
@@ -23,7 +23,7 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 from numpy.lib.stride_tricks import as_strided
 
-from .drones import Drone, DroneError, load_drone, parse_drone, real_drones, vary
+from .drones import Drone, load_drone, parse_drone, real_drones, vary
 
 # %% ../nbs/02_environment.ipynb #0872495f
 class FlightError(ValueError):
