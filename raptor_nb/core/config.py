@@ -138,8 +138,17 @@ class APG:
     clip: Positive = 1.                       # largest gradient norm, a drone
     reset_probability: Share = 0.3            # of a fresh start between segments
     hidden_dim: Count = 64
-    privileged: bool = True                   # teachers also see the 4 rotor speeds
+    privileged: bool = True                   # teachers also see the 4 rotor speeds ...
+    force_input: bool = True                  # ... and the disturbing force
+    force: NonNegative = 0.1                  # std of the constant force in training, share of weight
+    damping: NonNegative = 5e-4               # cost of angular velocity squared, (rad/s)^-2
+    wall: NonNegative = 20.                   # cost of coming close to what ends a flight
+    position_wall: Share = 0.75               # share of the position's limit at which the wall begins
+    velocity_wall: NonNegative = 1.4          # m/s, the same for the velocity
+    rate_wall: Positive = 20.                 # rad/s, the same for the angular velocity
     compile: bool | Literal['auto'] = 'auto'  # 'auto': where it pays
+    log_interval: Count = 10                  # updates between lines of the log
+    checkpoint_interval: Count = 50           # updates between checkpoints
 
 # %% ../../nbs/core/config.ipynb #51cd5d8a
 @section
@@ -164,8 +173,11 @@ distributions = {name: _ranges | changed for name, changed in distributions.item
 @section
 class Online:
     "Distillation on the fly: the student flies, the drone's teacher labels each step, exact backpropagation through time"
-    drones: Count = 8                         # an update
-    environments: Count = 16                  # a drone and update
+    drones: Count = 8                         # an update; times environments flights
+    environments: Count = 16                  # a drone
+    rollout_drones: Count = 64                # drones flown at once; their flights serve several updates
+    validation_drones: Count = 64             # fleet that chooses the best student
+    validation_interval: Count = 200          # updates
     updates: Count = 3000
     learning_rate: Positive = 3e-3            # Adam, cosine from here ...
     final_learning_rate: NonNegative = 6e-5   # ... to here
