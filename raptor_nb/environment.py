@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ACTION_LIMIT', 'CONDITIONS', 'STARTS', 'FlightError', 'ResetNeeded', 'check_action', 'check_seed', 'Simulator',
-           'as_drone', 'flight_spaces', 'flight_seed', 'start', 'Picture', 'QuadrotorEnv', 'as_fleet',
+           'as_drone', 'flight_spaces', 'see', 'flight_seed', 'start', 'Picture', 'QuadrotorEnv', 'as_fleet',
            'QuadrotorVectorEnv', 'observation_scale', 'from_hover', 'ScaledObservation', 'HoverAction',
            'VectorScaledObservation', 'VectorHoverAction']
 
@@ -349,6 +349,16 @@ def _privileged(simulator, observation, lanes=None):
     low, high = simulator.limits
     share = np.clip((simulator.rotor_speeds() - low) / (high - low), 0, 1)
     return np.concatenate([observation, share if lanes is None else share[lanes]], 1)
+
+def see(simulator, # Simulator of n lanes
+        dim=22,    # 22: what a student sees; 26: and rotor speeds as a share of their range; 29: and force / weight, world frame
+       ):          # (n, dim) float32
+    "What a policy that observes `dim` values sees. Raises FlightError"
+    if dim not in (22, 26, 29): raise FlightError(f"the policy observes {dim} values; it must be 22, 26 (with rotor speeds) or 29 (with the disturbing force)")
+    seen = simulator.observe()
+    if dim > 22: seen = _privileged(simulator, seen)
+    if dim > 26: seen = np.concatenate([seen, simulator.force() / np.float32([[d.weight] for d in simulator.drones])], 1)
+    return seen.astype(np.float32, copy=False)
 
 # %% ../nbs/02_environment.ipynb #f6c8b01f
 def flight_seed(seed,   # (k,) uint64: seeds of the lanes

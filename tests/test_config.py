@@ -137,7 +137,7 @@ def test_packaged_files():
     assert (quick.training.num_teachers, quick.distillation.num_teachers, quick.pipeline.num_teachers, quick.pipeline.profile) == (64, 64, 64, 'quick')
     assert (full.training.num_teachers, full.training.algorithm, full.pipeline.profile) == (1000, 'apg', 'full')
     post = load_config('post_training')
-    assert (post.distillation.method, post.distillation.n_epochs, post.data_collection.num_episodes_eval, post.student.hidden_dim) == ('epochs', 1000, 100, 16)
+    assert (post.distillation.method, post.distillation.n_epochs, post.data_collection.num_episodes_eval, post.student.hidden_dim) == ('online', 1000, 100, 16)
 
 
 def test_the_plans_text_loads_from_a_folder_of_its_own(tmp_path):

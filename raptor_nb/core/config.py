@@ -147,6 +147,7 @@ class APG:
     velocity_wall: NonNegative = 1.4          # m/s, the same for the velocity
     rate_wall: Positive = 20.                 # rad/s, the same for the angular velocity
     compile: bool | Literal['auto'] = 'auto'  # 'auto': where it pays
+    group: Count = 64                         # drones trained at once; larger fleets go group by group
     log_interval: Count = 10                  # updates between lines of the log
     checkpoint_interval: Count = 50           # updates between checkpoints
 
@@ -189,7 +190,7 @@ class Online:
 @section
 class Distillation:
     "Many teachers, one student"
-    method: Literal['online', 'epochs'] = 'online' # 'epochs' is the published way
+    method: Literal['online'] = 'online'      # the student flies and is corrected at once
     num_teachers: Count = 1000
     sequence_length: Count = 500              # steps
     batch_size: Count = 64                    # sequences
