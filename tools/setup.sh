@@ -83,10 +83,15 @@ install_hooks() {  # nbdev's, but with the commands of .venv, which is seldom ac
   git config --local merge.nbdev-merge.driver "$venv/bin/nbdev_merge %O %A %B %P"
 }
 
+finished() { [ -x $venv/bin/python ] && [ "$(cat $stamp 2>/dev/null)" = "$1" ]; }
+
 main() {
   local key l2f wheels started=$SECONDS job=""
   key=$(cat requirements.lock pyproject.toml settings.ini tools/setup.sh | cksum)
-  [ -x $venv/bin/python ] && [ "$(cat $stamp 2>/dev/null)" = "$key" ] && return
+  finished "$key" && return
+  mkdir -p .cache
+  exec 9>.cache/set-up.lock
+  if command -v flock >/dev/null; then flock 9; finished "$key" && return; fi   # another one was at it
   [ -x $venv/bin/python ] && suits $venv/bin/python || { rm -rf $venv; log=/dev/null make_venv; }
   rm -f $stamp; : >"$log"; : >"$venv/l2f.log"
   l2f=$(grep '^l2f==' requirements.lock)
