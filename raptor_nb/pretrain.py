@@ -93,7 +93,7 @@ def train_by_gradients(settings: Settings,
         parts.append(Teachers.load(path))
     return Teachers.concat(parts)
 
-# %% ../nbs/03_pretrain.ipynb #04230da8
+# %% ../nbs/03_pretrain.ipynb #67a3bb3d
 @torch.no_grad()
 def rate(teachers: Teachers,  # D teachers
          drones: list,        # their drones
@@ -111,7 +111,7 @@ def rate(teachers: Teachers,  # D teachers
         total, length = total + np.where(alive, reward, 0), length + alive
         alive &= ~ended
         if not alive.any(): break
-        if t >= steps // 2: error = error + np.linalg.norm(simulator.state_view('position'), axis=1)
+        if t >= steps // 2: error = error + np.linalg.norm(simulator.state()['position'], axis=1)
         if ended.any(): simulator.reset(ended)
     error = pd.Series(np.where(alive, error / (steps - steps // 2), np.nan)).groupby(np.arange(D * flights) // flights).mean()
     mean = lambda x: np.reshape(x, (D, flights)).mean(1)
