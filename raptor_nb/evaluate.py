@@ -4,12 +4,11 @@
 
 # %% auto #0
 __all__ = ['MEASURE', 'METRICS', 'UNITS', 'COLOURS', 'EvaluationError', 'load_policy', 'untrained_policy', 'held_out_fleet',
-           'check_apart', 'conditions', 'observe', 'compare', 'fly', 'nearest', 'owners', 'take', 'summary', 'verdict',
-           'colour', 'plot_bars', 'plot_map', 'plot_flights', 'plot_distance', 'plot_survival', 'plot_steady',
-           'plot_conditions', 'save_figure']
+           'check_apart', 'conditions', 'observe', 'compare', 'fly', 'nearest', 'owners', 'take', 'load_teachers',
+           'load_specialists', 'summary', 'verdict', 'colour', 'in_order', 'plot_bars', 'plot_map', 'plot_flights',
+           'plot_distance', 'plot_survival', 'plot_steady', 'plot_conditions', 'save_figure']
 
-# %% ../nbs/06_evaluate.ipynb #69503a64
-import warnings
+# %% ../nbs/06_evaluate.ipynb #cfb3709b
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,7 +18,7 @@ import pandas as pd
 import torch
 
 from .core.records import atomic
-from .drones import Distribution, drone_table, sample_fleet, vary
+from .drones import Distribution, drone_table, load_fleet, sample_fleet, vary
 from .environment import FlightError, Simulator, _privileged, check_seed, flight_seed
 from .policy import RaptorPolicy, Teachers
 
@@ -183,6 +182,25 @@ def take(teachers, # Teachers
     "A stack with one teacher a drone"
     return teachers._like(range(len(rows)), {k: v[torch.as_tensor(rows)] for k, v in teachers.state_dict().items()})
 
+# %% ../nbs/06_evaluate.ipynb #44bf44be
+def load_teachers(path,       # teachers.safetensors
+                  fleet_path, # drones.json
+                 ):           # Teachers, their drones in the same order
+    "A stack and the drones it was trained on. Raises FileNotFoundError, PolicyError, DroneError, EvaluationError"
+    for p, what in (Path(path), 'teachers'), (Path(fleet_path), 'drones'):
+        if not p.exists(): raise FileNotFoundError(f"there are no {what} '{p}'; make them with: papermill nbs/03_pretrain.ipynb out.ipynb -p output_dir {p.parent}, or evaluate without teachers: -p teachers none")
+    stack, fleet = Teachers.load(path), load_fleet(fleet_path)
+    return stack, [fleet[i] for i in owners(stack, fleet)]
+
+def load_specialists(path,   # .safetensors
+                     drones, # list of held-out Drones
+                    ):       # Teachers, one a drone
+    "Teachers that were trained for the drones they are judged on. Raises FileNotFoundError, PolicyError, EvaluationError"
+    stack = Teachers.load(path)
+    rows = {drone: row for row, drone in enumerate(owners(stack, drones))}
+    if len(rows) < len(drones): raise EvaluationError(f"'{path}' holds teachers for {len(rows)} of {len(drones)} held-out drones; it must hold one for each, or set test_drones")
+    return take(stack, [rows[i] for i in range(len(drones))])
+
 # %% ../nbs/06_evaluate.ipynb #feee63c3
 METRICS = ['return', 'survival', 'steady_error']
 
@@ -216,7 +234,7 @@ def summary(flights,              # DataFrame of `compare`, with columns fleet a
             rows.append(row)
     return pd.DataFrame(rows)
 
-# %% ../nbs/06_evaluate.ipynb #266b2e62
+# %% ../nbs/06_evaluate.ipynb #00135ec6
 UNITS = {'return': 'reward', 'survival': 'share', 'steady_error': 'm'}
 
 def verdict(table,    # of `summary`, with fleet and condition
@@ -224,9 +242,8 @@ def verdict(table,    # of `summary`, with fleet and condition
            ):         # list of rows
     "What the report is judged by; `published` is the published policy on the same flights"
     bars, rows = {'return': settings.evaluation.min_return, 'survival': settings.evaluation.min_survival}, []
-    order = {p: i for i, p in enumerate(COLOURS)}
     for (fleet, condition), group in table.groupby(['fleet', 'condition'], sort=False):
-        group = group.set_index('policy').sort_index(key=lambda names: [order.get(n, 99) for n in names])
+        group = in_order(group).set_index('policy')
         for policy, row in group.iterrows():
             if condition != 'clean' and policy != 'student': continue
             for m in METRICS:
@@ -236,10 +253,15 @@ def verdict(table,    # of `summary`, with fleet and condition
                                  published=None if theirs is None or np.isnan(theirs) else theirs, bar=bar, ok=None if bar is None else bool(value >= bar)))
     return rows
 
-# %% ../nbs/06_evaluate.ipynb #bfccd122
+# %% ../nbs/06_evaluate.ipynb #62add3bf
 COLOURS = {'student': 'tab:blue', 'published': 'tab:orange', 'teachers': 'tab:green', 'nearest teachers': 'yellowgreen', 'specialists': 'tab:purple', 'untrained': 'tab:gray'}
 
 def colour(policy): return COLOURS.get(policy, 'tab:red')
+
+def in_order(table): # rows of policies in the order of COLOURS, others last
+    "The same order everywhere"
+    place = {p: i for i, p in enumerate(COLOURS)}
+    return table.sort_values('policy', key=lambda names: names.map(lambda p: place.get(p, len(place))), kind='stable')
 
 def plot_bars(table,  # of `summary`, one fleet and condition
               metric, # 'return', 'survival' or 'steady_error'
@@ -248,18 +270,18 @@ def plot_bars(table,  # of `summary`, one fleet and condition
              ):
     "Means with 95 % intervals"
     scale, label = {'return': (1, 'return'), 'survival': (100, 'survival, %'), 'steady_error': (100, 'steady error, cm')}[metric]
-    table = table[table[metric].notna()]
+    table = in_order(table[table[metric].notna()])
     middle, low, high = (scale * table[metric + end].to_numpy(float) for end in ('', '_low', '_high'))
     ax.bar(table.policy, middle, color=[colour(p) for p in table.policy])
     ax.errorbar(range(len(table)), middle, np.abs([middle - low, high - middle]), fmt='none', ecolor='k', capsize=3)
-    for x, value in enumerate(middle): ax.annotate(f'{value:.3g}', (x, max(value, 0)), (0, 9), textcoords='offset points', ha='center', fontsize=8)
+    for x, value in enumerate(middle): ax.annotate(f'{value:.3g}', (x, max(high[x], 0)), (0, 4), textcoords='offset points', ha='center', fontsize=8)
     if bar is not None: ax.axhline(scale * bar, color='k', ls='--', lw=1)
     ax.set(ylabel=label)
     ax.margins(y=.15)
     ax.set_xticks(range(len(table)), [p.replace(' ', '\n') for p in table.policy], fontsize=8)
     return ax
 
-# %% ../nbs/06_evaluate.ipynb #6343d895
+# %% ../nbs/06_evaluate.ipynb #a989a341
 def plot_map(flights, # of one policy
              ax,
              colorbar=True,
@@ -283,6 +305,7 @@ def plot_flights(tracks, # of one policy, from `fly(..., record=True)`
         ax.plot(*p[:1].T, 'k.', ms=4)
     ax.plot([0], [0], [0], 'r+', ms=10)
     ax.set(xlabel='x, m', ylabel='y, m', zlabel='z, m')
+    ax.set_box_aspect(None, zoom=.85)
     return ax
 
 def plot_distance(tracks, ax, policy='student', dt=.01): # the same flights over time
@@ -292,7 +315,7 @@ def plot_distance(tracks, ax, policy='student', dt=.01): # the same flights over
     ax.set(xlabel='time, s', ylabel='distance from the target, m', yscale='log')
     return ax
 
-# %% ../nbs/06_evaluate.ipynb #b98a7267
+# %% ../nbs/06_evaluate.ipynb #21404d82
 def plot_survival(flights, # of several policies
                   ax,
                   bar=None, # share to beat at the end
@@ -310,12 +333,12 @@ def plot_survival(flights, # of several policies
 
 def plot_steady(flights, ax, bar=None): # bar: m
     "Histogram of the steady error of surviving flights"
-    edges = np.geomspace(.1, 100, 46)
-    for policy, f in flights.groupby('policy', sort=False):
-        if f.steady_error.notna().any(): ax.hist(np.clip(100 * f.steady_error.dropna(), .1, 100), edges, histtype='step', lw=1.4, color=colour(policy), label=policy)
+    error = 100 * flights.steady_error
+    edges = np.geomspace(max(.8 * error.min(), .01), 1.2 * error.max(), 41) if error.notna().any() else [1, 10]
+    for policy, e in error.dropna().groupby(flights.policy, sort=False): ax.hist(e, edges, histtype='step', lw=1.4, color=colour(policy), label=policy)
     if bar is not None: ax.axvline(100 * bar, color='k', ls='--', lw=1)
     ax.set(xscale='log', xlabel='steady error, cm', ylabel='flights')
-    ax.legend(fontsize=8)
+    if error.notna().any(): ax.legend(fontsize=8)
     return ax
 
 def plot_conditions(table, metric, ax, policies=('student', 'published')): # of `summary`
