@@ -206,7 +206,7 @@ def rotor_stages(w,        # (...) rotor speed
     end = 1 - h / 6 * (1 + 2 * factors[0] + 2 * factors[1] + factors[2])
     return [w, *(setpoint - f * gap for f in factors)], setpoint - end * gap
 
-# %% ../../nbs/learn/flight.ipynb #4d51e142
+# %% ../../nbs/learn/flight.ipynb #306c6381
 def rotors(state: State,  # flights
            action,        # (..., 4) -1..1
            fleet: Fleet,  # their drones
@@ -217,7 +217,7 @@ def rotors(state: State,  # flights
     rate = dt / torch.where(setpoint >= state.rotor_speed, fleet.rising, fleet.falling)
     stages, end = rotor_stages(state.rotor_speed, setpoint, rate)
     c0, c1, c2 = fleet.thrust_curve.unbind(-1)
-    return [c0 + w * (c1 + w * c2) for w in stages], end.clamp(low, low + span)
+    return [c0 + w * (c1 + w * c2) for w in stages], end.clamp(min=low).clamp(max=low + span)
 
 # %% ../../nbs/learn/flight.ipynb #14751023
 def step(state: State,  # flights
