@@ -36,13 +36,13 @@ from .core.config import ConfigError, check_parameters, find_config, load_config
 from .core.records import RecordError, WriteError, atomic, commit, file_hash, load_json, run_lock, save_json, versions
 from .drones import DISTRIBUTIONS, Distribution, load_fleet, write_drone_files
 
-# %% ../nbs/07_pipeline.ipynb #46c4ee6e
+# %% ../nbs/07_pipeline.ipynb #8ed2478a
 @dataclass(frozen=True)
 class Stage:
     "A notebook of the pipeline"
     name: str            # of the notebook
     makes: str           # in words
-    leaves: tuple        # files and folders in the output folder
+    leaves: tuple        # files and folders in the output folder, the one that took the work first
     reads: dict          # parameter that names an input -> file of the output folder that is meant when it is empty
     needs: tuple = ()    # those of them that must be there
     common: tuple = ()   # parameters that it shares with other stages
@@ -50,7 +50,7 @@ class Stage:
 _student, _teachers, _drones = {'student': 'student.safetensors'}, {'teachers': 'teachers.safetensors'}, {'drones': 'drones.json'}
 
 STAGES = {s.name: s for s in (
-    Stage('03_pretrain', 'a fleet of drones and a teacher for each', ('drones.json', 'teachers.safetensors', 'teachers.csv'), {'drones': ''}, (), ('device', 'seed')),
+    Stage('03_pretrain', 'a fleet of drones and a teacher for each', ('teachers.safetensors', 'drones.json', 'teachers.csv'), {'drones': ''}, (), ('device', 'seed')),
     Stage('04_distill', 'one student that learns from all teachers', ('student.safetensors',), _teachers | _drones, ('teachers', 'drones'), ('device', 'seed')),
     Stage('05_export', 'the student for other programs', ('student.onnx', 'student.h5'), _student, ('student',)),
     Stage('06_evaluate', 'flights on drones that nobody trained on, and the verdict', ('flights.parquet', 'verdict.json', 'figures'), _student | _teachers | _drones | {'test_teachers': ''}, ('student',)))}
@@ -284,7 +284,7 @@ def run_stage(name,        # '03_pretrain'
         check_parameters(notebook, parameters)
         return _run(stage, notebook, parameters, depends, folder, report, known, engine)
 
-# %% ../nbs/07_pipeline.ipynb #cbeeab4b
+# %% ../nbs/07_pipeline.ipynb #16733f38
 def _run(stage, notebook, parameters, depends, folder, report, known, engine): # -> Run
     "Executes, moves the copy into place, keeps the record"
     copy, alive, record = report.with_suffix('.running.ipynb'), folder/f'stages/{stage.name}.running.json', folder/f'stages/{stage.name}.json'
@@ -299,8 +299,8 @@ def _run(stage, notebook, parameters, depends, folder, report, known, engine): #
     if done['error']:
         save_json(alive, dict(depends=depends, spent=spent, start=None))
         raise StageError(f"{stage.name} failed: {done['error'].rstrip('.')}; the executed notebook is '{report}'")
-    left, peak = _left(stage, folder), done['peak']
-    if left and left == known.get('left'): spent, peak = max(spent, known['seconds']), max(peak, known['peak']) # it found its work done
+    left, peak, main = _left(stage, folder), done['peak'], stage.leaves[:1]
+    if main and main[0] in left and left[main[0]] == known.get('left', {}).get(main[0]): spent, peak = max(spent, known['seconds']), max(peak, known['peak']) # it found its work done
     save_json(record, dict(depends=depends, left=left, seconds=spent, peak=peak))
     alive.unlink(missing_ok=True)
     say(f"{stage.name}: done in {done['seconds']:.0f} s, {done['peak']/1e9:.1f} GB")
@@ -338,17 +338,17 @@ def cost_rows(runs,    # list of Run
             *(row(f'wall time {r.name}', round(r.seconds, 2), 's') for r in runs),
             _cost('peak memory', (own + max(r.peak for r in runs))/1e9, 'GB', barred)]
 
-# %% ../nbs/07_pipeline.ipynb #5a806ac0
+# %% ../nbs/07_pipeline.ipynb #afb0f477
 _css = '''
 :root { --ink: #1d2733; --soft: #5c6b7a; --line: #e3e8ee; --good: #1a7f4b; --bad: #c0392b; --link: #1f5fa8 }
 body { font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, Helvetica, Arial, sans-serif; color: var(--ink); background: #f6f8fa; margin: 0 }
-main { max-width: 62rem; margin: 0 auto; padding: 2rem 1.2rem 4rem }
+main { max-width: 66rem; margin: 0 auto; padding: 2rem 1.2rem 4rem }
 section, article { background: #fff; border: 1px solid var(--line); border-radius: 10px; padding: 1.1rem 1.4rem; margin: 1.1rem 0; overflow-x: auto }
 h1 { font-size: 1.7rem; margin: 0 0 .2rem } h2 { font-size: 1.15rem; margin: .1rem 0 .7rem } a { color: var(--link) } .soft { color: var(--soft) }
 .good { color: var(--good); font-weight: 600 } .bad { color: var(--bad); font-weight: 600 }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .93rem } table.wide { width: 100% }
+table { border: 0 !important; border-collapse: collapse; margin: .4rem 0; font-variant-numeric: tabular-nums; font-size: .93rem } table.wide { width: 100% }
 th, td { padding: .32rem .7rem; border: 0; border-bottom: 1px solid var(--line); text-align: left } th { color: var(--soft); font-weight: 600 } td.n, th.n { text-align: right }
-.figures { display: grid; grid-template-columns: repeat(auto-fill, minmax(26rem, 1fr)); gap: 1rem } figure { margin: 0 } figcaption { color: var(--soft); font-size: .88rem }
+figure { margin: 0 0 1.6rem } figcaption { color: var(--soft); font-size: .88rem }
 img { max-width: 100%; height: auto } pre { overflow-x: auto; font-size: .84rem; line-height: 1.45; margin: .4rem 0; white-space: pre-wrap }
 .highlight { background: #f6f8fa; border-left: 3px solid var(--line); padding: .1rem .8rem; margin: .5rem 0 } .prompt, .anchor-link { display: none } .jp-OutputArea-output, .output_area { margin: .4rem 0 }
 summary { cursor: pointer; color: var(--link) } blockquote { margin: .3rem 0; padding-left: .9rem; border-left: 3px solid var(--line); color: var(--soft) }
@@ -381,7 +381,7 @@ def _refresh_page(notebook): # the page beside an executed notebook, if it is ol
         with atomic(page) as tmp: tmp.write_text(text, encoding='utf-8')
     return page
 
-# %% ../nbs/07_pipeline.ipynb #bfe90ac5
+# %% ../nbs/07_pipeline.ipynb #84ba9343
 def _number(value): # as a person reads it
     if value is None: return ''
     if isinstance(value, bool) or not isinstance(value, (int, float)): return html.escape(str(value))
@@ -394,14 +394,17 @@ def verdict_line(rows): # -> one sentence
     return f"All {len(barred)} bars are cleared." if not missed else f"{len(missed)} of {len(barred)} bars missed: {', '.join(missed)}."
 
 def verdict_table(rows): # -> HTML
-    "Every row; those with a bar first"
+    "The rows with a bar; the others folded below them"
     mark = {True: '<span class="good">✓ cleared</span>', False: '<span class="bad">✗ missed</span>', None: ''}
     cells = lambda r: (f"<td>{html.escape(r['name'])}</td><td class=n>{_number(r['value'])}</td><td>{html.escape(r['unit'] or '')}</td>"
                        f"<td class=n>{_number(r['published'])}</td><td class=n>{_number(r['bar'])}</td><td>{mark[r['ok']]}</td>")
-    body = ''.join(f'<tr>{cells(r)}</tr>' for r in sorted(rows, key=lambda r: r['ok'] is None))
-    return f'<table class=wide><tr><th>figure</th><th class=n>here</th><th>unit</th><th class=n>published</th><th class=n>bar</th><th></th></tr>{body}</table>'
+    def table(some):
+        body = ''.join(f'<tr>{cells(r)}</tr>' for r in some)
+        return f'<table class=wide><tr><th>figure</th><th class=n>here</th><th>unit</th><th class=n>published</th><th class=n>bar</th><th></th></tr>{body}</table>'
+    barred, others = [r for r in rows if r['ok'] is not None], [r for r in rows if r['ok'] is None]
+    return table(barred) + (f'<details><summary>{len(others)} more figures</summary>{table(others)}</details>' if others else '')
 
-# %% ../nbs/07_pipeline.ipynb #e27b9282
+# %% ../nbs/07_pipeline.ipynb #6aa75b73
 def index_page(profile, rows, runs, figures, settings): # name; rows; Runs; file names; Settings -> HTML
     "The front page of a report"
     missed = any(r['ok'] is False for r in rows)
@@ -415,8 +418,8 @@ def index_page(profile, rows, runs, figures, settings): # name; rows; Runs; file
     return _page(f'raptor_nb: {profile}', f'''<h1>raptor_nb, profile {html.escape(profile)}</h1>
 <p class={"bad" if missed else "good"}>{html.escape(verdict_line(rows))}</p><p class=soft>{html.escape(' · '.join(facts))}</p>
 <section><h2>Verdict</h2>{verdict_table(rows)}</section>
+{f"<section><h2>Figures</h2>{pictures}</section>" if figures else ""}
 <section><h2>Stages</h2><table class=wide><tr><th>stage</th><th>makes</th><th class=n>time</th><th class=n>memory</th><th></th></tr>{stages}</table></section>
-{f"<section><h2>Figures</h2><div class=figures>{pictures}</div></section>" if figures else ""}
 <section><details><summary>Settings</summary><pre>{html.escape(settings.to_yaml())}</pre></details></section>''')
 
 # %% ../nbs/07_pipeline.ipynb #3357287e

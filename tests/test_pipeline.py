@@ -355,6 +355,26 @@ def test_pipeline_stops_at_the_first_failure_and_goes_on(place):
     assert engine.jobs == ["04_distill", "05_export", "06_evaluate"]
 
 
+TINY = """inherit: quick.yaml
+training: {num_teachers: 2, algorithm: apg}
+apg: {updates: 3, segment: 16, environments: 2, compile: false}
+distillation: {online: {updates: 3, drones: 2, environments: 2}}
+evaluation: {num_drones: 8, observation_noise: [0.01]}
+"""
+
+
+@pytest.mark.slow
+def test_a_tiny_fleet_through_the_real_stages(tmp_path, monkeypatch):
+    monkeypatch.delenv("RAPTOR_NB_NOTEBOOKS", raising=False)
+    monkeypatch.chdir(tmp_path)
+    Path("tiny.yaml").write_text(TINY)
+    rows = P.pipeline("tiny.yaml", device="cpu")
+    assert {r["name"]: r["value"] for r in rows}["drones"] == 2
+    assert all((Path("runs/tiny") / name).exists() for stage in P.STAGES.values() for name in stage.leaves)
+    assert sum(p.stat().st_size for p in Path("reports/tiny").rglob("*")) < 5e6
+    assert P.pipeline("tiny.yaml", device="cpu")[-1]["name"] == "second run"
+
+
 def test_pages_show_outputs_and_hide_the_library(tmp_path):
     nb = {"cells": [cell("#| export\ndef secret(): pass"), cell("1+1") | {"outputs": [{"output_type": "stream", "name": "stdout", "text": "two <2>"},
           {"output_type": "display_data", "metadata": {}, "data": {"image/png": PICTURE, "text/plain": "x"}}]}], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
