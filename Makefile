@@ -19,8 +19,9 @@ help:      ## this list
 setup:     ## .venv with the locked packages and a compiled l2f (the other targets do this first)
 	@PYTHON='$(PYTHON)' PIP_ARGS='$(PIP_ARGS)' tools/setup.sh
 
+run: export WARM := $(PROFILE)
 run: setup       ## drones, teachers, student, export, flights and the report: reports/quick
-	$(BIN)/raptor_pipeline --profile $(PROFILE) --output reports/$(PROFILE)
+	$(BIN)/raptor_pipeline --profile $(PROFILE)
 
 check: setup     ## seconds: the library is what the notebooks export, notebooks are clean, README is up to date
 	@$(BIN)/python -m pytest -q -o addopts= --no-header tests/test_hygiene.py

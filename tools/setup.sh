@@ -2,6 +2,7 @@
 # Makes .venv with everything the project needs. Called by `make`; run again it does nothing until a lock changes.
 #   PYTHON     which interpreter to use (default: the first of python3.11, python3.12, python3 that is 3.11 or 3.12)
 #   PIP_ARGS   further arguments for pip install, for example an index of PyTorch's CPU builds
+#   WARM       a profile whose compiled physics is made ready while l2f compiles on the other core (`make run` does so)
 #   WHEELS     where the compiled l2f is kept for the next clone (default ~/.cache/raptor_nb/wheels)
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -55,7 +56,7 @@ wheel_folder() {
 
 compile_l2f() {  # into the folder named first
   local folder=$1 building
-  if command -v clang++ >/dev/null; then export CC=clang CXX=clang++; say "compiling l2f with clang, about 3 minutes"
+  if command -v clang++ >/dev/null; then export CC=clang CXX=clang++; say "compiling l2f with clang, 3 to 7 minutes"
   elif command -v g++ >/dev/null; then export CC=gcc CXX=g++
     say "compiling l2f with g++, which takes about 20 minutes and up to 10 GB of memory; with clang it is 3 minutes (apt-get install clang libomp-dev)"
   else fail "l2f needs a C++ compiler: install clang and libomp-dev (or g++) and try again"; fi
@@ -104,6 +105,10 @@ main() {
   "$venv/bin/pip" install -q ${pip_args[@]+"${pip_args[@]}"} -r $venv/packages.txt >>"$log" 2>&1 ||
     { tail -n 5 "$log" >&2; [ -z "$job" ] || kill "$job" 2>/dev/null || true; fail "the packages could not be installed: the whole story is in $log"; }
   if [ -n "$job" ]; then
+    if [ -n "${WARM:-}" ]; then
+      say "meanwhile compiling the physics for the profile $WARM"
+      "$venv/bin/python" -c 'import sys; from raptor_nb.learn.apg import warm; warm(sys.argv[1])' "$WARM" >>"$log" 2>&1 || say "that did not work, it is done later: see $log"
+    fi
     wait "$job"
     install_l2f "$wheels" || { say "that l2f does not load here, compiling it again"; rm -rf "$wheels"; find_or_compile_l2f "$wheels"; install_l2f "$wheels"; } ||
       fail "the compiled l2f cannot be imported: see $log"

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['PARTS', 'plain', 'bundle', 'unbundle', 'laid', 'sees', 'scaling', 'beginner', 'square', 'wall', 'cost', 'advance',
            'pull', 'Engine', 'compiled', 'pays', 'Segment', 'fly', 'gradients', 'clip', 'Run', 'improve', 'train',
-           'plot_curve']
+           'warm', 'plot_curve']
 
-# %% ../../nbs/learn/apg.ipynb #33fe7bbe
+# %% ../../nbs/learn/apg.ipynb #aad34cb2
 import math
 import time
 from typing import NamedTuple
@@ -16,7 +16,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ..core.config import APG
+from ..core.config import APG, load_config
+from ..drones import sample_fleet
 from . import flight
 from .flight import Fleet, State, add, join
 from ..policy import Teachers
@@ -264,6 +265,16 @@ def train(settings: APG,     # how
     teachers = run.teachers()
     if ids is not None: teachers.ids = tuple(int(i) for i in ids)
     return teachers
+
+# %% ../../nbs/learn/apg.ipynb #5775a16c
+def warm(config="quick", # packaged settings or a YAML file
+        ) -> bool:       # whether there was something to compile
+    "Compile the step for a profile's fleet ahead of its training"
+    settings = load_config(config)
+    drones = sample_fleet(min(settings.apg.group, settings.training.num_teachers))
+    if not pays(settings.apg, settings.apg.updates * settings.apg.segment * settings.apg.environments * len(drones)): return False
+    improve(Run(settings.apg, drones), compiled())
+    return True
 
 # %% ../../nbs/learn/apg.ipynb #71112008
 def plot_curve(metrics: pd.DataFrame, # columns update, cost
