@@ -6,9 +6,9 @@ JOBS ?= 2
 PROFILE ?= quick
 SLOW ?=
 
-.PHONY: help setup run check test prepare readme docs lab bench tflite clean
+.PHONY: help setup run check test prepare readme bad-input docs lab bench tflite clean
 help:      ## this list
-	@grep -hE '^[a-z]+: .*##|^[a-z]+:  *##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+: .*##|^[a-z-]+:  *##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-10s %s\n", $$1, $$2}'
 	@printf '%s\n' '' '  variables:' \
 	  '  PYTHON=...     the interpreter for .venv (3.11 or 3.12)' \
 	  '  PIP_ARGS=...   further arguments of pip install; the default torch of Linux is the CUDA build,' \
@@ -41,6 +41,9 @@ prepare: setup   ## after editing a notebook: export, clean, README, test
 
 readme: setup    ## README.md from nbs/index.ipynb
 	$(BIN)/python tools/readme.py
+
+bad-input: setup ## docs/bad_input.md, the table of mistakes and their answers, from the tests that make them
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 0 -k 'bad or refused or unwritable or missing or no_space or sentence' --bad-input docs/bad_input.md
 
 docs: setup      ## the documentation in _docs/index.html, without Quarto
 	$(BIN)/python tools/docs.py

@@ -1,0 +1,42 @@
+"`pytest --bad-input docs/bad_input.md` writes what the tests of bad input were told, as a table for the documentation"
+import re
+from pathlib import Path
+
+import pytest
+
+ABOUT = re.compile(r"bad|refused|unwritable|missing|no_space|sentence")
+TITLES = dict(config="Settings and parameters", records="Files, checkpoints, devices", drones="Drones", policy="Policies and weights", environment="Flying",
+              flight="Flying", sac="Soft actor-critic", pretrain="Teachers", distill="Student", export="Export", evaluate="Evaluation", pipeline="Stages", commands="Commands")
+
+
+def pytest_addoption(parser): parser.addoption("--bad-input", metavar="FILE", help="write the table of bad inputs and their messages")
+
+
+def pytest_configure(config):
+    if config.getoption("--bad-input"): config.pluginmanager.register(Table(Path(config.getoption("--bad-input"))), "bad-input-table")
+
+
+class Table:
+    def __init__(self, path): self.path, self.rows, self.item = path, {}, None
+
+    @pytest.hookimpl(hookwrapper=True)
+    def pytest_runtest_call(self, item):
+        self.item, leave = item, pytest.RaisesExc.__exit__
+        def __exit__(raises, kind, error, trace):
+            ok = leave(raises, kind, error, trace)
+            if ok and error is not None and ABOUT.search(item.originalname): self.rows.setdefault(item.nodeid, (item, type(error).__name__, str(error)))
+            return ok
+        pytest.RaisesExc.__exit__ = __exit__
+        yield
+        pytest.RaisesExc.__exit__ = leave
+
+    def pytest_sessionfinish(self, session):
+        parts = {}
+        for item, kind, text in self.rows.values():
+            name = item.callspec.id if hasattr(item, "callspec") else re.sub(r"^test_", "", item.originalname).replace("_", "-")
+            text = re.sub(r"(/[^\s'\"]*?)?/(pytest-of-|tmp)[^\s'\"]*/", ".../", text).replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")
+            text = text if len(text) < 400 else text[:400] + " ..."
+            parts.setdefault(TITLES.get(item.path.stem.removeprefix("test_"), item.path.stem), []).append(f"| {name} | {text} | `{kind}` |")
+        lines = ["# Bad input", "", f"What {len(self.rows)} mistakes are answered with. The table is written by the tests that make them: `make bad-input`.", ""]
+        for title, rows in parts.items(): lines += [f"## {title}", "", "| mistake | answer | |", "| --- | --- | --- |", *sorted(set(rows)), ""]
+        self.path.write_text("\n".join(lines), encoding="utf-8")
