@@ -356,10 +356,10 @@ def test_pipeline_stops_at_the_first_failure_and_goes_on(place):
 
 
 TINY = """inherit: quick.yaml
-training: {num_teachers: 2, algorithm: apg}
-apg: {updates: 3, segment: 16, environments: 2, compile: false}
-distillation: {online: {updates: 3, drones: 2, environments: 2}}
-evaluation: {num_drones: 8, observation_noise: [0.01]}
+training: {num_teachers: 8, algorithm: apg}
+apg: {updates: 60, segment: 64, environments: 4, compile: false}
+distillation: {online: {updates: 500, drones: 4, environments: 4}}
+evaluation: {num_drones: 16, observation_noise: [0.01]}
 """
 
 
@@ -369,7 +369,7 @@ def test_a_tiny_fleet_through_the_real_stages(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("tiny.yaml").write_text(TINY)
     rows = P.pipeline("tiny.yaml", device="cpu")
-    assert {r["name"]: r["value"] for r in rows}["drones"] == 2
+    assert {r["name"]: r["value"] for r in rows}["drones"] == 8
     assert all((Path("runs/tiny") / name).exists() for stage in P.STAGES.values() for name in stage.leaves)
     assert sum(p.stat().st_size for p in Path("reports/tiny").rglob("*")) < 5e6
     assert P.pipeline("tiny.yaml", device="cpu")[-1]["name"] == "second run"
