@@ -14,7 +14,7 @@ __all__ = ['Real', 'Positions', 'Vector', 'Matrix', 'NonNegative', 'Noise', 'Con
 import difflib
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import lru_cache
 from math import erf
 from importlib import resources
@@ -506,8 +506,12 @@ DISTRIBUTIONS = {d.name: d for d in (Distribution('published', 0),
                                      Distribution('plan', 1, rotor_time_constant_rising=(0.03, 0.30), rotor_time_constant_falling=(0.07, 0.30)))}
 
 def _distribution(distribution):
-    "By name or as it is"
+    "By name, as it is, or as the settings' domain_randomization describes it"
     if isinstance(distribution, Distribution): return distribution
+    if hasattr(distribution, 'distribution'):
+        if distribution.distribution in DISTRIBUTIONS: return DISTRIBUTIONS[distribution.distribution]
+        ranges = {f.name: tuple(getattr(distribution, f.name)) for f in fields(Distribution) if isinstance(f.default, tuple)}
+        return Distribution('custom', 2, **ranges, disturbance_force=distribution.disturbance_force[1])
     if distribution in DISTRIBUTIONS: return DISTRIBUTIONS[distribution]
     raise DroneError(f"there is no distribution {distribution!r}; choose one of {', '.join(DISTRIBUTIONS)} or pass a Distribution")
 

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['MEASURE', 'METRICS', 'UNITS', 'COLOURS', 'EvaluationError', 'load_policy', 'untrained_policy', 'held_out_fleet',
-           'check_apart', 'conditions', 'observe', 'compare', 'fly', 'nearest', 'owners', 'take', 'load_teachers',
+           'check_apart', 'conditions', 'compare', 'fly', 'nearest', 'owners', 'take', 'load_teachers',
            'load_specialists', 'summary', 'verdict', 'colour', 'in_order', 'plot_bars', 'plot_map', 'plot_flights',
            'plot_distance', 'plot_survival', 'plot_steady', 'plot_conditions', 'save_figure']
 
-# %% ../nbs/06_evaluate.ipynb #cfb3709b
+# %% ../nbs/06_evaluate.ipynb #2ac60887
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,8 +18,8 @@ import pandas as pd
 import torch
 
 from .core.records import atomic
-from .drones import Distribution, drone_table, load_fleet, sample_fleet, vary
-from .environment import FlightError, Simulator, _privileged, check_seed, flight_seed
+from .drones import drone_table, load_fleet, sample_fleet, vary
+from .environment import FlightError, Simulator, check_seed, flight_seed, see
 from .policy import RaptorPolicy, Teachers
 
 # %% ../nbs/06_evaluate.ipynb #cf379411
@@ -41,16 +41,14 @@ def untrained_policy(seed=0): # RaptorPolicy
         torch.manual_seed(seed)
         return RaptorPolicy()
 
-# %% ../nbs/06_evaluate.ipynb #fa0ddd98
+# %% ../nbs/06_evaluate.ipynb #03dd1f26
 def held_out_fleet(settings, # Settings
                    n=0,      # how many; 0: evaluation.num_drones
                   ):         # list of Drones
     "The drones on which results are reported; used for nothing else"
     e, d = settings.evaluation, settings.domain_randomization
     if n < 0: raise EvaluationError(f"test_drones is {n}; it must be 1 or more, or 0 for evaluation.num_drones")
-    ranges = {k: tuple(getattr(d, k)) for k in ('thrust_to_weight', 'mass', 'torque_to_inertia', 'rotor_torque_constant', 'rotor_time_constant_rising', 'rotor_time_constant_falling')}
-    distribution = Distribution('custom', 2, **ranges, disturbance_force=d.disturbance_force[1]) if d.distribution == 'custom' else d.distribution
-    return sample_fleet(range(e.first_id, e.first_id + (n or e.num_drones)), distribution, d.seed)
+    return sample_fleet(range(e.first_id, e.first_id + (n or e.num_drones)), d, d.seed)
 
 def check_apart(training, held_out): # lists of Drones
     "Raises EvaluationError if a held-out drone was trained on"
@@ -67,17 +65,6 @@ def conditions(settings, # Settings
     clean = dict(force=0., observation_noise=0., velocity_limit=e.velocity_limit)
     out = {'clean': clean} | {f'noise {sigma:g}': clean | {'observation_noise': sigma} for sigma in e.observation_noise}
     return out | {f'force {e.force:g}': clean | {'force': e.force}, '2 m/s limit': clean | {'velocity_limit': True}}
-
-# %% ../nbs/06_evaluate.ipynb #62fe8b9b
-def observe(simulator, # Simulator
-            dim=22,    # 22; 26: and rotor speeds as a share of their range; 29: and force / weight, world frame
-           ):          # (n, dim) float32
-    "What a policy of this kind sees. Raises EvaluationError"
-    if dim not in (22, 26, 29): raise EvaluationError(f"the policy observes {dim} values; it must be 22, 26 (with rotor speeds) or 29 (with the disturbance force)")
-    seen = simulator.observe()
-    if dim > 22: seen = _privileged(simulator, seen)
-    if dim > 26: seen = np.concatenate([seen, simulator.force() / np.float32([[d.weight] for d in simulator.drones])], 1)
-    return seen.astype(np.float32, copy=False)
 
 # %% ../nbs/06_evaluate.ipynb #8b16892c
 def _pilot(policy,  # whatever can fly
@@ -102,7 +89,7 @@ def _one_thread():
         with torch.no_grad(): yield
     finally: torch.set_num_threads(before)
 
-# %% ../nbs/06_evaluate.ipynb #a6b5f293
+# %% ../nbs/06_evaluate.ipynb #be38183b
 def _fly(policy, simulator, n, flights, steps, seed, record):
     "All flights of one policy: (return, steps, terminated, steady error), recorded arrays"
     lane = np.arange(n * flights)
@@ -112,7 +99,7 @@ def _fly(policy, simulator, n, flights, steps, seed, record):
     total, length, drift, alive = np.zeros(len(lane)), np.zeros(len(lane), int), np.zeros(len(lane)), np.ones(len(lane), bool)
     tracks = {k: np.full((len(lane), steps, w), np.nan, np.float32) for k, w in dict(position=3, linear_velocity=3, observation=dim, action=4, reward=1).items()} if record else {}
     for t in range(steps):
-        seen = observe(simulator, dim)
+        seen = see(simulator, dim)
         state = simulator.state() if record else {}
         action = act(seen)
         reward, terminated = simulator.step(action)

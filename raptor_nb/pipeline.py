@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['STAGES', 'LIMITS', 'Stage', 'StageError', 'find_notebook', 'Engine', 'ProcessEngine', 'say', 'execute', 'Run',
            'run_stage', 'row', 'cost_rows', 'notebook_page', 'verdict_line', 'verdict_table', 'index_page', 'plan',
-           'pipeline', 'pipeline_command', 'fleet_distribution', 'generate_dynamics', 'train_teachers_command',
-           'train_student_command', 'export_command']
+           'pipeline', 'pipeline_command', 'generate_dynamics', 'train_teachers_command', 'train_student_command',
+           'export_command']
 
-# %% ../nbs/07_pipeline.ipynb #dd531a59
+# %% ../nbs/07_pipeline.ipynb #cdf0a703
 import argparse
 import functools
 import hashlib
@@ -26,7 +26,7 @@ import threading
 import time
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Protocol
@@ -34,7 +34,7 @@ from typing import Protocol
 import raptor_nb
 from .core.config import ConfigError, check_parameters, find_config, load_config, suggest
 from .core.records import RecordError, WriteError, atomic, commit, file_hash, load_json, run_lock, save_json, versions
-from .drones import DISTRIBUTIONS, Distribution, load_fleet, write_drone_files
+from .drones import load_fleet, write_drone_files
 
 # %% ../nbs/07_pipeline.ipynb #8ed2478a
 @dataclass(frozen=True)
@@ -512,20 +512,14 @@ def _age(): # s since this process was started
     except ImportError: return 0.
     return time.time() - psutil.Process().create_time()
 
-# %% ../nbs/07_pipeline.ipynb #118eb2cc
-def fleet_distribution(randomization): # section of the settings -> name or Distribution
-    "The distribution that the settings describe"
-    if randomization.distribution in DISTRIBUTIONS: return randomization.distribution
-    r = asdict(randomization)
-    return Distribution('custom', 2, disturbance_force=r.pop('disturbance_force')[1], **{k: tuple(v) for k, v in r.items() if k not in ('distribution', 'seed')})
-
+# %% ../nbs/07_pipeline.ipynb #afa68efb
 def generate_dynamics(directory, n, settings): # folder for 0000.json ...; how many drones; Settings
     "Samples drones into files. Raises ConfigError for a file that holds another drone"
     directory, randomization = Path(directory), settings.domain_randomization
     try: directory.mkdir(parents=True, exist_ok=True)
     except OSError as e: raise WriteError(f"cannot write drones to '{directory}': {(e.strerror or str(e)).lower()}") from None
     with tempfile.TemporaryDirectory() as fresh:
-        made = write_drone_files(fresh, n, fleet_distribution(randomization), randomization.seed)
+        made = write_drone_files(fresh, n, randomization, randomization.seed)
         other = next((directory/p.name for p in made if (directory/p.name).exists() and (directory/p.name).read_bytes() != p.read_bytes()), None)
         if other: raise ConfigError(f"'{other}' is there already and holds another drone; nothing was overwritten: choose an empty --dynamics-dir, or leave --generate-dynamics out")
         for path in made:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['change_settings', 'choose_ids', 'gather', 'train_by_gradients', 'rate', 'judged', 'beginners']
 
-# %% ../nbs/03_pretrain.ipynb #5f3ef04f
+# %% ../nbs/03_pretrain.ipynb #16d28547
 import hashlib
 import json
 import time
@@ -17,7 +17,7 @@ import torch
 
 from .core.config import ConfigError, Settings, parse_ids
 from .core.records import Checkpoints, plain
-from .drones import Distribution, DISTRIBUTIONS, load_fleet, sample_fleet, vary
+from .drones import load_fleet, sample_fleet, vary
 from .environment import Simulator, see
 from .learn import apg, sac
 from .policy import Teachers
@@ -51,7 +51,7 @@ def choose_ids(settings: Settings,
     if num_teachers: return parse_ids(f'0-{num_teachers - 1}' if num_teachers > 0 else num_teachers, available)
     return [0] if settings.training.algorithm == 'sac' else list(range(available))
 
-# %% ../nbs/03_pretrain.ipynb #6b5c124e
+# %% ../nbs/03_pretrain.ipynb #e607cf74
 def gather(settings: Settings,
            source='',   # a fleet's file or folder; empty: drawn from the distribution of the settings
            ids=None,    # which of them; None: how many there are is returned
@@ -62,9 +62,7 @@ def gather(settings: Settings,
         fleet = load_fleet(source)
         return len(fleet) if ids is None else [fleet[i] for i in ids]
     if ids is None: return settings.training.num_teachers
-    ranges = {k: tuple(v) for k, v in plain(vars(r)).items() if k not in ('distribution', 'seed', 'disturbance_force')}
-    distribution = r.distribution if r.distribution in DISTRIBUTIONS else Distribution('custom', 2, **ranges, disturbance_force=r.disturbance_force[1])
-    return sample_fleet(ids, distribution, r.seed)
+    return sample_fleet(ids, r, r.seed)
 
 # %% ../nbs/03_pretrain.ipynb #aa593505
 def _mark(settings, drones, seed): # 8 hex digits: a checkpoint of other settings, drones or seed has another name

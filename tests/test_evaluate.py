@@ -17,9 +17,9 @@ import matplotlib.pyplot as plt
 from raptor_nb import evaluate as module
 from raptor_nb.core.config import load_config
 from raptor_nb.drones import load_drone, sample_fleet, save_fleet, vary
-from raptor_nb.environment import Simulator, flight_seed
+from raptor_nb.environment import Simulator, flight_seed, see
 from raptor_nb.evaluate import (COLOURS, METRICS, EvaluationError, check_apart, compare, conditions, fly, held_out_fleet, load_policy, load_specialists, load_teachers,
-                                nearest, observe, owners, summary, take, untrained_policy, verdict)
+                                nearest, owners, summary, take, untrained_policy, verdict)
 from raptor_nb.policy import RaptorPolicy, Teachers
 
 pytest.importorskip("l2f", reason="needs the extra raptor-nb[sim]")
@@ -127,7 +127,7 @@ def test_foundation_policy_and_onnx_fly_the_same(published, clean, tmp_path):
 @pytest.mark.parametrize("dim", [22, 26, 29])
 def test_teachers_see_what_they_were_trained_on(clean, dim):
     simulator = Simulator([vary(d, force=.1) for d in clean], seed=1)
-    seen = observe(simulator, dim)
+    seen = see(simulator, dim)
     assert seen.shape == (12, dim) and seen.dtype == np.float32
     if dim > 22: assert ((seen[:, 22:26] >= 0) & (seen[:, 22:26] <= 1)).all()
     if dim > 26:
@@ -138,7 +138,7 @@ def test_teachers_see_what_they_were_trained_on(clean, dim):
 
 def test_rotor_speeds_of_a_drone_that_counts_otherwise():
     "mrs counts rotor speeds 0..2000; a teacher sees their share"
-    assert observe(Simulator([load_drone("mrs")] * 4), 26)[:, 22:].max() <= 1
+    assert see(Simulator([load_drone("mrs")] * 4), 26)[:, 22:].max() <= 1
 
 
 def test_each_teacher_flies_its_own_drone(clean):
