@@ -268,7 +268,7 @@ def plot_bars(table,  # of `summary`, one fleet and condition
     ax.set_xticks(range(len(table)), [p.replace(' ', '\n') for p in table.policy], fontsize=8)
     return ax
 
-# %% ../nbs/06_evaluate.ipynb #a989a341
+# %% ../nbs/06_evaluate.ipynb #aac09f70
 def plot_map(flights, # of one policy
              ax,
              colorbar=True,
@@ -292,6 +292,7 @@ def plot_flights(tracks, # of one policy, from `fly(..., record=True)`
         ax.plot(*p[:1].T, 'k.', ms=4)
     ax.plot([0], [0], [0], 'r+', ms=10)
     ax.set(xlabel='x, m', ylabel='y, m', zlabel='z, m')
+    ax.locator_params(nbins=4)
     ax.set_box_aspect(None, zoom=.85)
     return ax
 
