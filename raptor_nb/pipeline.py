@@ -121,7 +121,7 @@ def say(line):
     try: print(line, flush=True)
     except OSError: pass
 
-# %% ../nbs/07_pipeline.ipynb #c4edfd4f
+# %% ../nbs/07_pipeline.ipynb #5821c2cf
 def _papermill_engine(): # -> name of an engine for papermill, registered
     "papermill with our kernel and our log"
     from jupyter_client import AsyncKernelManager
@@ -130,7 +130,7 @@ def _papermill_engine(): # -> name of an engine for papermill, registered
     from papermill.engines import NBClientEngine, papermill_engines
 
     class Kernel(AsyncKernelManager):
-        kernel_spec = KernelSpec(argv=[sys.executable, '-m', 'ipykernel_launcher', '-f', '{connection_file}', '--log-level=40'], display_name='python3', language='python')
+        kernel_spec = KernelSpec(argv=[sys.executable, '-m', 'ipykernel_launcher', '-f', '{connection_file}', '--log-level=50'], display_name='python3', language='python')
 
     class Client(PapermillNotebookClient):
         def process_message(self, msg, cell, cell_index):

@@ -134,7 +134,7 @@ def test_packaged_files():
     declared = Settings().to_dict()
     assert {s: set(v) for s, v in written.items()} == {s: set(v) for s, v in declared.items()}  # every setting is in the file
     quick, full = load_config('quick'), load_config('full')
-    assert (quick.training.num_teachers, quick.distillation.num_teachers, quick.pipeline.num_teachers, quick.pipeline.profile) == (64, 64, 64, 'quick')
+    assert (quick.training.num_teachers, quick.distillation.num_teachers, quick.pipeline.profile) == (64, 64, 'quick')
     assert (full.training.num_teachers, full.training.algorithm, full.pipeline.profile) == (1000, 'apg', 'full')
     post = load_config('post_training')
     assert (post.distillation.method, post.distillation.n_epochs, post.data_collection.num_episodes_eval, post.student.hidden_dim) == ('online', 1000, 100, 16)
@@ -175,7 +175,7 @@ def test_overrides():
 
 def test_references_follow_overrides():
     s = load_config('default', **{'training.num_teachers': 5, 'network.hidden_dim': 32})
-    assert (s.distillation.num_teachers, s.pipeline.num_teachers, s.student.hidden_dim) == (5, 5, 32)
+    assert (s.distillation.num_teachers, s.student.hidden_dim) == (5, 32)
     assert load_config('default', **{'network.hidden_dim': 32, 'student.hidden_dim': 8}).student.hidden_dim == 8
 
 

@@ -225,7 +225,6 @@ class Evaluation:
 class Pipeline:
     "The whole way in one command"
     profile: str = 'default'                  # names the folder under reports/
-    num_teachers: Count = 1000
     drones: str = ''                          # file or folder of drones; empty: drawn from domain_randomization
 
 # %% ../../nbs/core/config.ipynb #feeb9417
