@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import yaml
 
-from raptor_nb.core.config import (ConfigError, Settings, _layers, check_parameters, config_names, distributions, find_config,
+from raptor_nb.core.config import (ConfigError, Settings, _layers, check_injected, check_parameters, config_names, distributions, find_config,
                                    load_config, parse_ids, read_yaml)
 
 PLAN_PRE_TRAINING = """\
@@ -250,3 +250,13 @@ def test_bad_parameter(tmp_path, source, tags, given, sentence):
 def test_bad_notebook(tmp_path, text, sentence):
     if text is not None: write(tmp_path, 'x.ipynb', text)
     with pytest.raises(ConfigError, match=sentence): check_parameters(tmp_path/'x.ipynb', {'a': 1})
+
+
+@pytest.mark.parametrize("given, message", [
+    pytest.param("# Parameters\nteacherid = 7", "no parameter 'teacherid'; the nearest is 'teacher_id'", id="injected-mistyped"),
+    pytest.param("# Parameters\nsteps = 5\nunheard_of = 1", "no parameter 'unheard_of'; known: teacher_id, steps", id="injected-unknown"),
+])
+def test_bad_injected_parameter(given, message):
+    cells = ["", "import os", "teacher_id = 0 # which one\nsteps = 1000", given]
+    with pytest.raises(ConfigError, match=message): check_injected(cells)
+    check_injected(cells[:3] + ["# Parameters\nteacher_id = 7\nsteps = 5", "unheard_of = 1"])

@@ -7,9 +7,10 @@ __all__ = ['Count', 'Natural', 'Positive', 'NonNegative', 'Share', 'Range', 'Alg
            'Environment', 'Components', 'Observation', 'Action', 'Network', 'Student', 'Training', 'SAC', 'APG',
            'DomainRandomization', 'Online', 'Distillation', 'DataCollection', 'Evaluation', 'Pipeline', 'Settings',
            'ConfigError', 'nearest', 'suggest', 'config_names', 'find_config', 'read_yaml', 'load_config', 'message',
-           'parse_ids', 'declared_parameters', 'check_parameters']
+           'parse_ids', 'declared_parameters', 'check_parameters', 'check_injected']
 
-# %% ../../nbs/core/config.ipynb #1ebd4b66
+# %% ../../nbs/core/config.ipynb #af43ab69
+import ast
 import difflib
 import json
 import re
@@ -126,7 +127,7 @@ class SAC:
     actor_update_interval: Count = 2          # critic updates for one actor update
     privileged: bool = True                   # teachers also see the 4 rotor speeds
 
-# %% ../../nbs/core/config.ipynb #55bccafb
+# %% ../../nbs/core/config.ipynb #2673a4c0
 @section
 class APG:
     "Analytic policy gradients through the differentiable simulator"
@@ -170,7 +171,7 @@ distributions = dict( # name -> ranges
 _ranges = {f.name: list(f.default) for f in fields(DomainRandomization) if f.name not in ('distribution', 'seed')}
 distributions = {name: _ranges | changed for name, changed in distributions.items()}
 
-# %% ../../nbs/core/config.ipynb #efe56232
+# %% ../../nbs/core/config.ipynb #12d45370
 @section
 class Online:
     "Distillation on the fly: the student flies, the drone's teacher labels each step, exact backpropagation through time"
@@ -208,7 +209,7 @@ class DataCollection:
     on_policy: bool = True                    # the student flies, from epoch_teacher_forcing on
     shuffle: bool = True                      # whole flights are shuffled, then chained
 
-# %% ../../nbs/core/config.ipynb #deef03df
+# %% ../../nbs/core/config.ipynb #d67ef5fd
 @section
 class Evaluation:
     "Flights that are reported, all in l2f, on drones nobody trained on"
@@ -467,3 +468,14 @@ def check_parameters(notebook_path, # notebook that papermill is about to execut
     for name in parameters:
         if name not in known: raise ConfigError(f"{Path(notebook_path).name} has no parameter '{name}'; {suggest(name, known)}")
     return parameters
+
+# %% ../../nbs/core/config.ipynb #178df189
+def check_injected(cells, # list of source texts so far: IPython's In
+                  ):
+    "Refuses what papermill injected without it being declared. Raises ConfigError"
+    names = lambda source: [t.id for node in ast.parse(source).body if isinstance(node, ast.Assign) for t in node.targets if isinstance(t, ast.Name)]
+    for before, source in zip(cells, cells[1:]):
+        if not source.startswith('# Parameters\n'): continue
+        known = names(before)
+        for name in names(source):
+            if name not in known: raise ConfigError(f"this notebook has no parameter '{name}'; {suggest(name, known)}")
