@@ -104,7 +104,7 @@ class Training:
     "One teacher a drone"
     device: str = 'auto'                      # 'auto', 'cpu', 'cuda', 'cuda:1'
     seed: Natural = 42
-    algorithm: Algorithm = 'sac'              # 'sac' is the published way, 'apg' takes a second a teacher
+    algorithm: Algorithm = 'sac'              # 'sac' is the published way, 'apg' takes two seconds a teacher
     num_teachers: Count = 1000
     steps_per_teacher: Count = 1_000_000      # environment steps (SAC)
     eval_frequency: Count = 10_000            # steps between evaluations
