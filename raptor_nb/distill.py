@@ -166,7 +166,7 @@ def train(settings: Settings,
     "Distil the teachers into one student; the best by return on the validation fleet is returned"
     run, online = Run(settings, teachers, drones, validation, device), settings.distillation.online
     if checkpoints is not None and checkpoints.latest(): run.load_state_dict(checkpoints.load())
-    engine = apg.compiled() if apg.pays(settings.apg, online.updates * settings.distillation.sequence_length * online.environments * online.drones) else apg.plain
+    engine = apg.plain
     began, judged = time.monotonic(), run.update // online.validation_interval
     while run.update < online.updates:
         got = learn(run, engine) | dict(seconds=time.monotonic() - began)

@@ -7,7 +7,7 @@ from raptor_nb.core.records import Checkpoints
 from raptor_nb.drones import sample_fleet, vary
 from raptor_nb.learn import apg, flight
 
-SMALL = dict(segment=20, updates=6, environments=8, compile=False, checkpoint_interval=3, log_interval=1)
+SMALL = dict(segment=20, updates=6, environments=8, engine="plain", checkpoint_interval=3, log_interval=1)
 
 
 def settings(**changes): return load_config("default", apg=SMALL | changes).apg
@@ -89,7 +89,7 @@ def test_a_teacher_does_not_depend_on_its_neighbours():
 @pytest.mark.slow
 def test_compiled_equals_plain():
     drones, s = sample_fleet(2), settings(updates=3)
-    plain, fused = (apg.train(load_config("default", apg=SMALL | dict(updates=3, compile=c)).apg, drones, seed=0) for c in (False, True))
+    plain, fused = (apg.train(load_config("default", apg=SMALL | dict(updates=3, engine=c)).apg, drones, seed=0) for c in ('plain', 'compiled'))
     for x, y in zip(plain.state_dict().values(), fused.state_dict().values()): assert torch.allclose(x, y, atol=1e-4)
 
 
@@ -97,6 +97,6 @@ def test_compiled_equals_plain():
 def test_a_teacher_learns_to_fly():
     from raptor_nb.pretrain import judged, rate
     drones = sample_fleet(4)
-    s = load_config("default", apg=dict(updates=100, compile=True)).apg
+    s = load_config("default", apg=dict(updates=100, engine='compiled')).apg
     before, after = (rate(t, judged(drones), 16) for t in (apg.Run(s, drones).teachers(), apg.train(s, drones)))
     assert after["return"].mean() > before["return"].mean() + 300 and after["survival"].mean() > 0.9

@@ -68,7 +68,7 @@ def write(folder, name, text):
     pytest.param({'training.seed': True}, r"training.seed is True; it must be a whole number", id='boolean-for-number'),
     pytest.param({'data_collection.shuffle': 1}, r"data_collection.shuffle is 1; it must be true or false", id='number-for-boolean'),
     pytest.param({'training.algorithm': 'ppo'}, r"training.algorithm is 'ppo'; it must be 'sac' or 'apg'", id='algorithm-unknown'),
-    pytest.param({'apg.compile': 'maybe'}, r"apg.compile is 'maybe'; it must be true or false or 'auto'", id='compile-unknown'),
+    pytest.param({'apg.engine': 'maybe'}, r"apg.engine is 'maybe'; it must be", id='engine-unknown'),
     pytest.param({'domain_randomization.distribution': 'wide'}, r"distribution is 'wide'; it must be 'published', 'plan' or 'custom'", id='distribution-unknown'),
     pytest.param({'domain_randomization.mass': [5, .02]}, r"mass is \[5, 0.02\]; it must be a range \[low, high\] with low <= high", id='range-reversed'),
     pytest.param({'domain_randomization.mass': [1]}, r"mass is \[1\]; it must be two numbers \[low, high\]", id='range-of-one-number'),

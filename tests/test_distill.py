@@ -14,7 +14,7 @@ SMALL = dict(sequence_length=40, online=dict(drones=1, environments=4, updates=1
 
 @pytest.fixture(scope="module")
 def setting():
-    settings = load_config("default", distillation=SMALL, environment=dict(episode_steps=40), apg=dict(segment=20, updates=4, environments=8, compile=False), training=dict(seed=5))
+    settings = load_config("default", distillation=SMALL, environment=dict(episode_steps=40), apg=dict(segment=20, updates=4, environments=8, engine="plain"), training=dict(seed=5))
     drones = sample_fleet(3)
     return settings, apg.train(settings.apg, drones), drones, sample_fleet(range(500_000, 500_002))
 
@@ -82,7 +82,7 @@ def test_distillation_goes_on_where_it_was_interrupted(setting, tmp_path):
 def test_score_is_what_l2f_says():
     from raptor_nb.evaluate import fly
     drones = [vary(d, force=0., velocity_limit=False) for d in sample_fleet(range(64))]
-    settings = load_config("default", distillation=dict(online=dict(environments=8)), apg=dict(compile=False))
+    settings = load_config("default", distillation=dict(online=dict(environments=8)), apg=dict(engine="plain"))
     ours = distill.score(RaptorPolicy.published(), flight.fleet_of(drones), settings, obs_dim=22)
     theirs = fly(RaptorPolicy.published(), drones, flights=8)
     assert ours["return"] == pytest.approx(theirs["return"].mean(), abs=12) and ours["survival"] == pytest.approx(1 - theirs["terminated"].mean(), abs=0.03)

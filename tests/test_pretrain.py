@@ -11,7 +11,7 @@ from raptor_nb.drones import sample_fleet, save_fleet, write_drone_files
 from raptor_nb.learn import apg
 from raptor_nb.policy import Teachers
 
-SMALL = dict(segment=10, updates=2, environments=4, compile=False, group=2)
+SMALL = dict(segment=10, updates=2, environments=4, engine="plain", group=2)
 
 
 def test_parameters_become_settings():

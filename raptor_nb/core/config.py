@@ -147,7 +147,7 @@ class APG:
     position_wall: Share = 0.75               # share of the position's limit at which the wall begins
     velocity_wall: NonNegative = 1.4          # m/s, the same for the velocity
     rate_wall: Positive = 20.                 # rad/s, the same for the angular velocity
-    compile: bool | Literal['auto'] = 'auto'  # 'auto': where it pays
+    engine: Literal['auto', 'native', 'compiled', 'plain'] = 'auto' # see learn.native; 'auto': native on a CPU, compiled where it pays
     group: Count = 64                         # drones trained at once; larger fleets go group by group
     log_interval: Count = 10                  # updates between lines of the log
     checkpoint_interval: Count = 50           # updates between checkpoints

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PARTS', 'plain', 'bundle', 'unbundle', 'laid', 'sees', 'scaling', 'beginner', 'square', 'wall', 'cost', 'advance',
-           'pull', 'Engine', 'compiled', 'pays', 'Segment', 'fly', 'gradients', 'clip', 'Run', 'cosine', 'improve',
-           'train', 'warm', 'plot_curve']
+           'pull', 'Engine', 'compiled', 'choose_engine', 'Segment', 'fly', 'gradients', 'clip', 'Run', 'cosine',
+           'improve', 'train', 'warm', 'plot_curve']
 
 # %% ../../nbs/learn/apg.ipynb #aad34cb2
 import math
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..core.config import APG, load_config
 from ..drones import sample_fleet
-from . import flight
+from . import flight, native
 from .flight import Fleet, State, add, join
 from ..policy import Teachers
 
@@ -128,11 +128,16 @@ def compiled() -> Engine:
     return Engine(*(torch.compile(f, dynamic=False, fullgraph=True) for f in plain))
 
 # %% ../../nbs/learn/apg.ipynb #5c95c8a9
-def pays(settings: APG,
-         steps,         # of flight, in all
-        ) -> bool:
-    "Whether to compile: as `settings.compile` says; 'auto' from ten million steps on"
-    return settings.compile if settings.compile != "auto" else steps > 1e7
+def choose_engine(settings: APG,
+                  steps,         # of flight, in all
+                  device="cpu",
+                 ):              # `plain`, `compiled()` or the module `native`
+    "As `settings.engine` says; 'auto': native on a CPU with a C++ compiler, compiled for more than ten million steps, else plain. Raises NativeError"
+    fits = settings.environments % native.LANES == 0 and settings.hidden_dim % native.LANES == 0 and torch.device(device).type == "cpu"
+    kind = settings.engine
+    if kind == "auto": kind = "native" if fits and native.available() else "compiled" if steps > 1e7 else "plain"
+    if kind == "native" and torch.device(device).type != "cpu": raise native.NativeError(f"the native engine runs on a CPU, not on {device}; choose apg.engine: compiled")
+    return {"native": native, "plain": plain}.get(kind) or compiled()
 
 # %% ../../nbs/learn/apg.ipynb #8cf85f0a
 class Segment(NamedTuple):
@@ -194,6 +199,7 @@ class Run:
         self.generator = torch.Generator(device).manual_seed(seed)
         self.obs_dim = (29 if settings.force_input else 26) if settings.privileged else 22
         self.scale, self.shift = scaling(self.fleet, self.obs_dim)
+        self.table = native.table(self.fleet).cpu()
         self.actors = beginner(self.fleet, settings, self.obs_dim, self.generator)
         self.optimiser = torch.optim.Adam(self.actors.parameters(), lr=settings.learning_rate)
         self.moving, self.force = self.starts()
@@ -235,15 +241,17 @@ def improve(run: Run, engine: Engine = plain) -> dict:
     anew = (anew | ~torch.isfinite(run.moving).all(-1))[..., None]
     moving, force = (laid(torch.where(anew, x, y)) for x, y in ((fresh, run.moving), (force, run.force)))
     w = run.folded()
-    segment = fly(w, moving, force, fresh, fleet, s, engine)
-    g = gradients(w, segment, force, fresh, fleet, s, engine)
+    if engine is native: moved, g, costs = native.segment(w, moving, force, fresh, fleet, s, run.table)
+    else:
+        segment = fly(w, moving, force, fresh, fleet, s, engine)
+        moved, g, costs = segment.moving[-1], gradients(w, segment, force, fresh, fleet, s, engine), segment.costs
     g["w1"] = (g["w1"] - run.shift.mT @ g["b1"]) * run.scale.mT
     norm = clip(g, s.clip)
     for name, p in run.actors.named_parameters(): p.grad = g[name]
     for group in run.optimiser.param_groups: group["lr"] = cosine(run.update / s.updates, s.learning_rate, s.final_learning_rate)
     run.optimiser.step()
-    run.moving, run.force, run.update = segment.moving[-1], force, run.update + 1
-    return dict(cost=segment.costs, gradient_norm=norm)
+    run.moving, run.force, run.update = moved, force, run.update + 1
+    return dict(cost=costs, gradient_norm=norm)
 
 # %% ../../nbs/learn/apg.ipynb #8fccb951
 def train(settings: APG,     # how
@@ -258,7 +266,7 @@ def train(settings: APG,     # how
     run = Run(settings, drones, seed, device)
     if checkpoints is not None and checkpoints.latest(): run.load_state_dict(checkpoints.load())
     steps = (settings.updates - run.update) * settings.segment * settings.environments * len(drones)
-    engine = compiled() if pays(settings, steps) else plain
+    engine = choose_engine(settings, steps, device)
     began = time.monotonic()
     while run.update < settings.updates:
         got = improve(run, engine)
@@ -275,9 +283,9 @@ def warm(config="quick", # packaged settings or a YAML file
     "Compile the step for a profile's fleet ahead of its training"
     settings = load_config(config)
     drones = sample_fleet(min(settings.apg.group, settings.training.num_teachers))
-    if not pays(settings.apg, settings.apg.updates * settings.apg.segment * settings.apg.environments * len(drones)): return False
-    improve(Run(settings.apg, drones), compiled())
-    return True
+    engine = choose_engine(settings.apg, settings.apg.updates * settings.apg.segment * settings.apg.environments * len(drones))
+    if engine is not plain: improve(Run(settings.apg, drones), engine)
+    return engine is not plain
 
 # %% ../../nbs/learn/apg.ipynb #71112008
 def plot_curve(metrics: pd.DataFrame, # columns update, cost
