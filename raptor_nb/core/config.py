@@ -141,7 +141,9 @@ class APG:
     hidden_dim: Count = 64
     privileged: bool = True                   # teachers also see the 4 rotor speeds ...
     force_input: bool = True                  # ... and the disturbing force
-    force: NonNegative = 0.1                  # std of the constant force in training, share of weight
+    force: NonNegative = 0.25                 # largest std of the constant force in training, share of weight; each flight has its own, from 0 on
+    tilt_share: Share = 0.25                  # of starts that are tilted further than the published 1 rad ...
+    tilt: NonNegative = 1.8                   # ... up to this angle, rad
     damping: NonNegative = 5e-4               # cost of angular velocity squared, (rad/s)^-2
     wall: NonNegative = 20.                   # cost of coming close to what ends a flight
     position_wall: Share = 0.75               # share of the position's limit at which the wall begins

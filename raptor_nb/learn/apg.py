@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PARTS', 'plain', 'bundle', 'unbundle', 'laid', 'sees', 'scaling', 'beginner', 'square', 'wall', 'cost', 'advance',
-           'pull', 'Engine', 'compiled', 'choose_engine', 'Segment', 'fly', 'gradients', 'clip', 'Run', 'cosine',
-           'improve', 'train', 'warm', 'plot_curve']
+           'pull', 'Engine', 'compiled', 'choose_engine', 'Segment', 'fly', 'gradients', 'tilted', 'clip', 'Run',
+           'cosine', 'improve', 'train', 'warm', 'plot_curve']
 
 # %% ../../nbs/learn/apg.ipynb #aad34cb2
 import math
@@ -178,6 +178,20 @@ def gradients(w: dict, segment: Segment, force, fresh, fleet: Fleet, settings: A
     n = settings.segment * force.shape[1]
     return {k: v / n for k, v in g.items()}
 
+# %% ../../nbs/learn/apg.ipynb #a71e5f03
+def tilted(state: State, # flights as `flight.sample_state` draws them
+           share,        # of flights
+           most,         # rad, where 1 rad was
+           generator=None,
+          ) -> State:
+    "Some flights begin with their tilt stretched"
+    w, *axis = state.orientation.unbind(-1)
+    chosen = torch.rand(w.shape, generator=generator, device=w.device, dtype=w.dtype) < share
+    half, length = torch.acos(w.clamp(-1, 1)), flight.norm(state.orientation[..., 1:])
+    wide = most * half
+    stretched = flight.pack(wide.cos(), *(x * torch.where(length > 1e-6, wide.sin() / length.clamp(min=1e-6), 0) for x in axis))
+    return state._replace(orientation=torch.where(chosen[..., None], stretched, state.orientation))
+
 # %% ../../nbs/learn/apg.ipynb #1506f4f7
 def clip(g: dict,    # name -> (D, ...) gradients, changed in place
          largest,    # norm
@@ -201,13 +215,15 @@ class Run:
         self.scale, self.shift = scaling(self.fleet, self.obs_dim)
         self.table = native.table(self.fleet).cpu()
         self.actors = beginner(self.fleet, settings, self.obs_dim, self.generator)
-        self.optimiser = torch.optim.Adam(self.actors.parameters(), lr=settings.learning_rate)
+        self.optimiser = torch.optim.Adam(self.actors.parameters(), lr=settings.learning_rate, fused=True)
         self.moving, self.force = self.starts()
         self.update = 0
 
     def starts(self): # what moves (D, E, 21) and forces (D, E, 3)
         state = flight.sample_state(self.fleet, self.settings.environments, self.generator)
-        return bundle(state), state.force
+        state = tilted(state, self.settings.tilt_share, self.settings.tilt, self.generator)
+        strength = torch.rand(*state.force.shape[:2], 1, generator=self.generator, device=state.force.device)
+        return bundle(state), strength * state.force
 
     def folded(self) -> dict: # weights that take raw observations
         w = dict(self.actors.state_dict())
