@@ -219,10 +219,20 @@ class Evaluation:
     first_id: Natural = 1_000_000             # of the held-out drones; a training fleet ends below
     seed: Natural = 7                         # of the initial states
     velocity_limit: bool = False              # keep l2f's 2 m/s rule
+    both_limits: bool = False                 # fly every condition under the 2 m/s rule too, not 'clean' alone
     observation_noise: Annotated[tuple[NonNegative, ...], Strict(False)] = (0.01, 0.03) # m and rad, one report each
     force: NonNegative = 0.1                  # std of the constant force, share of weight
+    delay: Annotated[tuple[Natural, ...], Strict(False)] = () # of the observation, steps of 10 ms, one report each
+    tilt: NonNegative = 0.                    # largest tilt of the tilted starts, degrees; 0: without
+    figure_eights: Annotated[tuple[NonNegative, ...], Strict(False)] = () # seconds a loop, one report each
+    target_steps: Natural = 0                 # how often the target jumps; 0: without
+    real_flights: Natural = 0                 # of each of the seven real drones; 0: without
     min_survival: Share = 0.9                 # bars of the verdict
     min_return: float = 450.
+    max_steady_error: NonNegative = 0.        # m; 0: no bar
+    teacher_return: float = 0.                # of teachers on their own drones; 0: no bar
+    teacher_survival: Share = 0.              # 0: no bar
+    beat_published: bool = False              # a bar in every row: better than the published policy on the same flights
 
 @section
 class Pipeline:
