@@ -219,7 +219,7 @@ def test_figures_return_their_axis(flown, published, clean):
     fig, axes = plt.subplots(1, 6)
     space = fig.add_subplot(projection="3d")
     drawn = [module.plot_bars(table, "return", axes[0], 450), module.plot_map(flown[flown.policy == "published"], axes[1]), module.plot_survival(flown, axes[2], .9),
-             module.plot_steady(flown, axes[3], .02), module.plot_conditions(table, "return", axes[4]), module.plot_distance(tracks, axes[5]), module.plot_flights(tracks, space)]
+             module.plot_steady(flown, axes[3], .02), module.plot_curves(table, "noise", "return", axes[4]), module.plot_distance(tracks, axes[5]), module.plot_flights(tracks, space)]
     assert drawn == [*axes, space] and all(ax.get_xlabel() or ax.get_xticklabels() for ax in drawn)
     assert axes[0].patches[0].get_facecolor() == matplotlib.colors.to_rgba(COLOURS["published"])
     plt.close(fig)
@@ -291,8 +291,8 @@ def test_export_and_evaluation_as_stages(tmp_path, published):
             printed = "".join("".join(o.get("text", "")) for c in json.loads((tmp_path / "out.ipynb").read_text())["cells"] for o in c.get("outputs", ()))
             assert ("is finished already and was kept" in printed) == bool(turn)
     assert {p.name for p in run.iterdir()} >= {"student.onnx", "student.h5", "flights.parquet", "flights.parquet.manifest.json", "verdict.json", "figures"}
-    assert {p.name for p in (run / "figures").iterdir()} == {"comparison.png", "conditions.png", "fleet_map.png", "flights.png", "survival_and_steady_error.png"}
+    assert {p.name for p in (run / "figures").iterdir()} == {"comparison.png", "conditions.png", "fleet_map.png", "flights.png", "noise_and_delay.png", "survival_and_steady_error.png"}
     rows = {r["name"]: r for r in json.loads((run / "verdict.json").read_text())}
     assert rows["return of teachers, 4 training drones, clean"]["value"] < 0 < rows["return of student, 4 training drones, clean"]["value"]
     assert rows["survival of student, 6 held-out drones, clean"]["bar"] == .9
-    assert len(pd.read_parquet(run / "flights.parquet")) == 5 * 4 * 6 + 4 * 4
+    assert len(pd.read_parquet(run / "flights.parquet")) == 2 * 4 * 6 + 3 * 2 * 6 + 4 * 4
