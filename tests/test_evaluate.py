@@ -18,8 +18,9 @@ from raptor_nb import evaluate as module
 from raptor_nb.core.config import load_config
 from raptor_nb.drones import load_drone, sample_fleet, save_fleet, vary
 from raptor_nb.environment import Simulator, flight_seed, see
-from raptor_nb.evaluate import (COLOURS, METRICS, EvaluationError, check_apart, compare, conditions, fly, held_out_fleet, load_policy, load_specialists, load_teachers,
-                                nearest, owners, summary, take, untrained_policy, verdict)
+from raptor_nb.evaluate import (COLOURS, METRICS, Delay, EvaluationError, FigureEight, Target, TargetSteps, Tilted, against, check_apart, compare, conditions, failures, fly,
+                                held_out_fleet, initial_states, judge, load_policy, load_specialists, load_teachers, moving_targets, nearest, owners, summary, take, under,
+                                untrained_policy, verdict)
 from raptor_nb.policy import RaptorPolicy, Teachers
 
 pytest.importorskip("l2f", reason="needs the extra raptor-nb[sim]")
@@ -197,6 +198,168 @@ def test_verdict_rows(flown):
     json.dumps(list(rows.values()), allow_nan=False)
 
 
+def test_a_late_observation_in_a_plain_loop(published, clean):
+    "What the policy sees is what was seen k steps before, with its own last action"
+    late, prompt = (fly(published, clean, steps=40, record=True, **how)[1] for how in (dict(delay=2), {}))
+    assert np.array_equal(late["observation"][:, 0], prompt["observation"][:, 0])
+    simulator, past = Simulator(clean[0]), []
+    simulator.seed(flight_seed(np.array([7]), np.array([0])).tolist())
+    simulator.reset()
+    published.reset()
+    for t in range(40):
+        past.append(simulator.observe())
+        shown = np.concatenate([past[max(0, t - 2)][:, :18], past[-1][:, 18:]], 1)
+        assert np.allclose(shown[0], late["observation"][0, t], atol=1e-5)
+        simulator.step(published.evaluate_step(shown))
+
+
+def test_delay_is_harder_and_none_is_none(published, fleet):
+    drones = under(fleet[:64], conditions(SETTINGS)["clean"])
+    returns = [fly(published, drones, delay=k)["return"] for k in (0, 1, 2)]
+    assert returns[0].tolist() == fly(published, drones)["return"].tolist()
+    assert returns[0].mean() > returns[1].mean() + 100 > returns[2].mean() + 150
+
+
+def test_teachers_are_delayed_too(clean):
+    _, tracks = fly(Teachers(12, obs_dim=29), clean, steps=4, record=True, delay=1)
+    seen = tracks["observation"]
+    assert np.array_equal(seen[:, 1, :18], seen[:, 0, :18]) and not np.array_equal(seen[:, 2, :18], seen[:, 1, :18]) and not np.array_equal(seen[:, 1, 22:], seen[:, 0, 22:])
+
+
+def test_tilted_starts_are_paired_and_keep_the_rest(published, clean):
+    start = Tilted(60, 90)
+    plain, a, b, few = (fly(p, d, steps=2, record=True, start=s)[1]["observation"][:, 0] for p, d, s in
+                        ((published, clean, None), (published, clean, start), (untrained_policy(), clean, start), (published, clean[:3], start)))
+    assert np.array_equal(a, b) and np.array_equal(a[:3], few)
+    assert np.array_equal(a[:, :3], plain[:, :3]) and np.array_equal(a[:, 12:], plain[:, 12:])
+    tilt = np.degrees(np.arccos(a[:, 11]))
+    assert (tilt > 59.9).all() and (tilt < 90.1).all() and tilt.std() > 3
+
+
+def still(drone, random):
+    return Target(np.zeros((101, 3)), np.zeros((101, 3)), np.arange(101) > 0, np.arange(101) > 50)
+
+
+def test_a_target_that_stands_still_is_no_target(published, clean):
+    moving, plain = fly(published, clean, record=True, target=still), fly(published, clean, steps=100, record=True)
+    assert np.allclose(moving[1]["position"], plain[1]["position"], atol=1e-6, equal_nan=True)
+    assert moving[0].terminated.tolist() == plain[0].terminated.tolist() and np.allclose(moving[0].steady_error, plain[0].steady_error, equal_nan=True, atol=1e-6)
+    assert moving[0]["return"].isna().all() and moving[0].rmse.isna().equals(moving[0].terminated)
+
+
+def test_error_along_a_figure_eight(published, clean):
+    target = FigureEight(5.)
+    table, tracks = judge({"p": published}, clean, dict(guidance=1., target=target, record=True))
+    position, goal, where = tracks["p"]["position"], tracks["p"]["target"], tracks["p"]["observation"]
+    assert position.shape == goal.shape == (12, 700, 3)
+    assert np.allclose(position[:, 0], goal[:, 0], atol=1e-6) and np.allclose(tracks["p"]["linear_velocity"][:, 0], target(clean[0]).velocity[0], atol=1e-6)
+    assert np.allclose(where[..., :3], position - goal, atol=1e-5, equal_nan=True)
+    error = np.sqrt((np.linalg.norm(position - goal, axis=2)[:, 201:] ** 2).mean(1))
+    kept = ~table.terminated
+    assert kept.sum() > 6 and np.allclose(table.rmse[kept], error[kept], rtol=.02) and table.steady_error.isna().all()
+
+
+def test_who_does_not_follow_is_lost(clean):
+    "The limit of position holds relative to the target, even where the drone stays"
+    hover = lambda o: np.float32([[d.hover_action] * 4 for d in clean])
+    table, tracks = judge({"p": hover}, clean, dict(guidance=1., velocity_limit=False, target=FigureEight(10., (5., 0.)), record=True))
+    assert table.terminated.all()
+    for i, d in enumerate(clean):
+        n, error = table.steps[i], np.abs(tracks["p"]["position"][i] - tracks["p"]["target"][i]).max(1)
+        assert (error[:n] <= d.mdp.termination.position_threshold).all() and error[n - 1] > .9 * d.mdp.termination.position_threshold
+
+
+def test_target_steps(published, clean):
+    target = TargetSteps(2, interval=1., first=.5)
+    table, tracks = judge({"a": published, "b": untrained_policy()}, clean, dict(guidance=1., target=target, record=True))
+    goal = tracks["a"]["target"]
+    assert goal.shape == (12, 250, 3) and np.array_equal(goal, tracks["b"]["target"])
+    jump = np.diff(goal, axis=1)
+    assert np.flatnonzero(np.abs(jump).max((0, 2))).tolist() == [49, 149]
+    box = np.array([d.mdp.init.max_position for d in clean])[:, None, None]
+    assert (np.abs(jump) <= box + 1e-6).all() and (np.abs(jump / box).max((0, 1)) > .6).all()
+    a = table[(table.policy == "a") & ~table.terminated].index
+    error = np.linalg.norm(tracks["a"]["position"] - goal, axis=2)
+    assert len(a) > 6 and np.allclose(table.steady_error[a], np.concatenate([error[a, 100:150], error[a, 200:250]], 1).mean(1), rtol=.03, atol=1e-3)
+
+
+def test_figure_eights_can_be_flown():
+    "Every drone of the distribution lifts 1.5 times its weight"
+    assert max(c["target"].thrust for n, c in moving_targets(load_config("full")).items() if n.startswith("figure")) < 1.25
+
+
+def test_failures_begin_as_they_were_flown(published, fleet):
+    condition = conditions(load_config("full"))["tilted up to 90°"] | dict(flights=2)
+    table, tracks = judge({"student": untrained_policy(), "published": published}, fleet[:20], condition | dict(record=True, steps=200))
+    lost = failures(table, fleet[:20], condition)
+    assert len(lost) == 40 and lost["published survives"].mean() > .6
+    for place, column in enumerate("xyz"): assert np.allclose(lost[column], tracks["student"]["position"][:, 0, place], atol=1e-6)
+    for place, column in enumerate(("vx", "vy", "vz")): assert np.allclose(lost[column], tracks["student"]["linear_velocity"][:, 0, place], atol=1e-6)
+    assert np.allclose(lost.tilt, np.degrees(np.arccos(tracks["student"]["observation"][:, 0, 11])), atol=.1) and lost.tilt.max() > 75
+    assert lost.rotor_speed.between(0, 1).all() and list(lost.drone[:3]) == [fleet[0].name] * 2 + [fleet[1].name]
+    some = initial_states(fleet[:20], condition, [5, 31])
+    assert np.allclose(some["position"], lost.loc[[5, 31], ["x", "y", "z"]], atol=1e-6)
+    assert len(failures(table[~table.terminated | (table.policy == "published")], fleet[:20], condition)) == 0
+
+
+def test_a_policy_by_name(tmp_path, monkeypatch, clean):
+    (tmp_path / "mine.py").write_text("import numpy as np\ndef still(seen): return np.zeros((len(seen), 4), np.float32)\nnumber = 3\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert fly(load_policy("mine:still"), clean, steps=3).steps.tolist() == [3] * 12
+    with pytest.raises(EvaluationError, match="'mine:number' is a int; it must be a function"): load_policy("mine:number")
+
+
+def test_full_conditions():
+    names = list(conditions(load_config("full")))
+    plain = ["clean", *(f"noise {s}" for s in (.005, .01, .03, .05)), "force 0.1", "delay 10 ms", "delay 20 ms"]
+    limited = ["2 m/s limit", *(f"{n}, 2 m/s limit" for n in plain[1:])]
+    assert names == [*plain, *limited, "tilted up to 90°", "figure eight in 10 s", "figure eight in 5.5 s", "figure eight in 3.5 s", "target steps"]
+
+
+@pytest.mark.parametrize("metric, value, published, gain, better, word", [
+    ("return", 610., 600., (10., 5., 15.), True, "better: +10 (+5 to +15)"), ("return", 590., 600., (-10., -25., 5.), False, "NOT better: -10 (-25 to +5), within the noise"),
+    ("survival", 1., 1., (0., 0., 0.), True, "equal: all survive"), ("survival", .9, .9, (0., -.1, .1), False, "equal: +0"),
+    ("steady_error", .01, .02, (-.01, -.02, -.005), True, "better: -0.01"), ("steady_error", .03, .02, None, False, "NOT better: +0.01, other flights"),
+    ("rmse", np.nan, .02, None, False, "no flight survived"), ("rmse", .3, np.nan, None, True, "no flight of the published")])
+def test_better_or_not(metric, value, published, gain, better, word):
+    got, note = against(metric, value, published, gain)
+    assert got is better and note.startswith(word)
+
+
+def judged(student, published, seeds=(), **bars):
+    "Verdict of made-up flights: lists of (return, terminated, steady error), a drone each"
+    rows = [dict(policy=p, drone=str(i), **{"return": r}, terminated=t, steady_error=e) for p, flown in (("student", student), ("published", published), *seeds) for i, (r, t, e) in enumerate(flown)]
+    table = summary(pd.DataFrame(rows)).assign(fleet="held-out", condition="clean")
+    made = verdict(table, load_config(evaluation=dict(beat_published=True, max_steady_error=.007, **bars)), [p for p, _ in seeds])
+    return {r["name"].split(" of student")[0] + (" both" if "both" in r["name"] else ""): r for r in made if "of student" in r["name"]}
+
+
+def test_verdict_against_the_published_policy():
+    fell, kept = (100., True, np.nan), lambda r, e: (r, False, e)
+    seeds = [("seed-1", [kept(600., .004)] * 3), ("seed-2", [kept(640., .008)] * 3)]
+    rows = judged([kept(650., .005), kept(650., .006), kept(650., .016)], [kept(600., .01), kept(600., .01), fell], seeds, min_return=635, min_survival=.99)
+    assert rows["return"]["ok"] is True and rows["return"]["bar"] == 635 and rows["survival"]["ok"] is True and rows["survival"]["bar"] == .99
+    assert rows["steady error"]["ok"] is False and rows["steady error"]["bar"] == .007 and rows["steady error"]["value"] == pytest.approx(.009)
+    assert rows["steady error both"]["ok"] is True and rows["steady error both"]["value"] == pytest.approx(.0055) and rows["steady error both"]["published"] == pytest.approx(.01)
+    assert rows["return"]["seeds"] == {"seed-1": 600., "seed-2": 640.} and "2 seeds: 620 ± 28" in rows["return"]["note"]
+    worse = judged([kept(650., .005)] * 3, [kept(651., .002)] * 3, min_return=100)
+    assert worse["return"]["ok"] is False and worse["return"]["note"].startswith("NOT better: -1") and worse["survival"]["ok"] is True
+    assert judged([kept(500., .005)] * 3, [kept(400., .01)] * 3, min_return=635)["return"]["ok"] is False
+    json.dumps(list(rows.values()), allow_nan=False)
+
+
+def test_bars_of_teachers():
+    flights = pd.DataFrame([dict(policy=p, drone=str(i), **{"return": 600.}, terminated=False, steady_error=.01) for p in ("teachers", "student", "published") for i in range(3)])
+    rows = verdict(summary(flights).assign(fleet="training", condition="2 m/s limit"), load_config("full"))
+    assert [(r["bar"], r["ok"]) for r in rows if "of teachers" in r["name"]] == [(648.6, False), (.995, True), (None, None)]
+    assert all(r["ok"] is None for r in rows if "of student" in r["name"])
+
+
+def test_one_drone_is_resampled_flight_by_flight(published):
+    table = summary(judge({"published": published}, [load_drone("crazyflie")], dict(flights=8, force=0.)))
+    assert table.drones[0] == 1 and table.flights[0] == 8 and table.return_low[0] < table["return"][0] < table.return_high[0]
+
+
 def test_conditions_change_one_thing():
     c = conditions(SETTINGS)
     assert list(c) == ["clean", "noise 0.01", "noise 0.03", "force 0.1", "2 m/s limit"]
@@ -243,6 +406,9 @@ def _stack(folder, ids):
 @pytest.mark.parametrize("act, error, message", [
     pytest.param(lambda d, c: load_policy(d / "student.safetensors"), FileNotFoundError, "there is no student '.*'; make it with: papermill nbs/04_distill.ipynb", id="evaluate-missing-student"),
     pytest.param(lambda d, c: load_policy(_file(d, "p.onnx", b"x")), EvaluationError, "is an ONNX file; fly it as raptor_nb.export.OnnxPolicy", id="evaluate-onnx-as-weights"),
+    pytest.param(lambda d, c: load_policy("raptor_nb.policy:hover"), EvaluationError, "there is no policy 'raptor_nb.policy:hover'", id="evaluate-policy-name"),
+    pytest.param(lambda d, c: load_policy("no_such_module:hover"), EvaluationError, "name it as module:function", id="evaluate-policy-module"),
+    pytest.param(lambda d, c: fly(untrained_policy(), c, delay=-1), EvaluationError, "delay is -1; it must be a whole number of steps, 0 or more", id="evaluate-negative-delay"),
     pytest.param(lambda d, c: load_policy(_file(d, "p.safetensors", b"\0" * 30)), ValueError, "p.safetensors", id="evaluate-corrupt-student"),
     pytest.param(lambda d, c: load_teachers(d / "teachers.safetensors", d / "drones.json"), FileNotFoundError, "there are no teachers '.*'; make them with: papermill nbs/03_pretrain.ipynb", id="evaluate-missing-teachers"),
     pytest.param(lambda d, c: load_teachers(_stack(d, [0]), d / "drones.json"), FileNotFoundError, "there are no drones '.*drones.json'; make them with", id="evaluate-missing-drones"),
