@@ -4,15 +4,16 @@
 
 # %% auto #0
 __all__ = ['WIDTH', 'LANES', 'EpochError', 'Flights', 'record', 'teach', 'StudentPilot', 'TeacherPilot', 'Squad', 'squads',
-           'collect', 'steady_offsets', 'chained', 'sequences', 'side_by_side', 'gradients', 'Run', 'judge', 'epoch',
-           'train', 'published_curve', 'plot_epochs']
+           'collect', 'steady_offsets', 'chained', 'one_thread', 'sequences', 'side_by_side', 'gradients', 'Run',
+           'judge', 'epoch', 'train', 'published_curve', 'plot_epochs']
 
-# %% ../../nbs/learn/epochs.ipynb #3be7d07e
+# %% ../../nbs/learn/epochs.ipynb #70aa541c
 import ctypes
 import math
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 from typing import NamedTuple
@@ -53,7 +54,7 @@ def record(n,     # flights
     "Room for flights"
     return Flights(torch.zeros(n, steps, WIDTH), torch.zeros(n, steps, 4), torch.zeros(n, 3), torch.zeros(n, dtype=torch.int32), torch.zeros(n), torch.zeros(n, dtype=torch.bool))
 
-# %% ../../nbs/learn/epochs.ipynb #6034a905
+# %% ../../nbs/learn/epochs.ipynb #ee0efe5f
 _Teach = native._structure('TeachTask', 'flights steps width obs hidden'.split(), f'{native.ACTOR} rows force length action')
 
 def _fast(teachers: Teachers): return native.available() and teachers.activation == 'tanh' and teachers.hidden_dim % native.LANES == 0 and teachers.hidden_dim <= 256
@@ -69,11 +70,11 @@ def teach(teachers: Teachers, # D teachers
     if fast and _fast(teachers):
         w = {k: v.detach().contiguous() for k, v in teachers.state_dict().items()}
         task = native._task(_Teach, flights=L // D, steps=T, width=width, obs=teachers.obs_dim, hidden=teachers.hidden_dim, rows=flights.rows, force=flights.force, length=flights.length, action=flights.label, **w)
-        return native.library().teach(ctypes.byref(task), 0, D)
+        return native.library("epochs").teach(ctypes.byref(task), 0, D)
     seen = torch.cat([flights.rows, flights.force[:, None].expand(L, T, 3)], 2)[..., :teachers.obs_dim]
     flights.label.copy_(teachers(seen.reshape(D, -1, teachers.obs_dim)).view(L, T, 4))
 
-# %% ../../nbs/learn/epochs.ipynb #316f62d9
+# %% ../../nbs/learn/epochs.ipynb #409ba7a8
 _Pilot = native._structure('PilotTask', 'lanes step steps width hidden'.split(), f'{native.STUDENT} seen speeds memory action rows')
 
 class StudentPilot:
@@ -90,7 +91,7 @@ class StudentPilot:
         "The actions of a step"
         if self.fast:
             self.task.step, self.task.seen, self.task.speeds = step, seen.ctypes.data, speeds.ctypes.data
-            native.library().pilot(ctypes.byref(self.task), 0, len(self.memory))
+            native.library("epochs").pilot(ctypes.byref(self.task), 0, len(self.memory))
             return self.action.numpy()
         self.flights.rows[:, step] = torch.from_numpy(np.concatenate([seen, speeds], 1))
         with torch.no_grad(): action, self.memory = self.student(torch.from_numpy(seen), self.memory if step else None)
@@ -219,7 +220,16 @@ def chained(length,        # (L,) steps of the flights
     begins[:, 0] = True
     return where, begins
 
-# %% ../../nbs/learn/epochs.ipynb #5455c7ca
+# %% ../../nbs/learn/epochs.ipynb #5906242d
+@contextmanager
+def one_thread():
+    "torch works on one thread; ours are others"
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try: yield
+    finally: torch.set_num_threads(before)
+
+# %% ../../nbs/learn/epochs.ipynb #8d4c0a30
 _Chain = native._structure('ChainTask', 'steps width flight_steps'.split(), 'rows label shift where begins observation action reset')
 
 def sequences(flights: Flights,
@@ -232,19 +242,19 @@ def sequences(flights: Flights,
     observation[..., :3] -= shift[at // flights.rows.shape[1]]
     return observation, flights.label.view(-1, 4)[at], torch.from_numpy(begins)
 
-def side_by_side(flights: Flights, shift: Tensor, where, begins): # as `sequences` -> (S / 16, T, 22 | 4 | 1, 16)
+def side_by_side(flights: Flights, shift: Tensor, where, begins, workers=None): # as `sequences` -> (S / 16, T, 22 | 4 | 1, 16)
     "The same, sixteen sequences in a register"
     S, T = where.shape
     out = [torch.empty(S // native.LANES, T, k, native.LANES) for k in (22, 4, 1)]
     keep = dict(rows=flights.rows, label=flights.label, shift=shift, where=torch.from_numpy(where), begins=torch.from_numpy(begins), **dict(zip(('observation', 'action', 'reset'), out)))
-    native.spread(native.library().chain, native._task(_Chain, steps=T, width=flights.rows.shape[2], flight_steps=flights.rows.shape[1], **keep), S // native.LANES)
+    native.spread(native.library("epochs").chain, native._task(_Chain, steps=T, width=flights.rows.shape[2], flight_steps=flights.rows.shape[1], **keep), S // native.LANES, workers)
     return out
 
-def gradients(student: RaptorPolicy, flights: Flights, shift: Tensor, where, begins): # loss, {parameter name: gradient}
+def gradients(student: RaptorPolicy, flights: Flights, shift: Tensor, where, begins, workers=None): # loss, {parameter name: gradient}
     "Mean squared difference of actions over a batch, and its gradients"
     device = student.gru.initial_hidden_state.device
     fast = native.available() and device.type == 'cpu' and len(where) % native.LANES == 0 and student.hidden_dim % native.LANES == 0 and student.hidden_dim <= 64
-    if fast: return native.block_gradients(student, *side_by_side(flights, shift, where, begins))
+    if fast: return native.block_gradients(student, *side_by_side(flights, shift, where, begins, workers), workers=workers)
     return native.sequence_gradients(student, *(x.to(device) for x in sequences(flights, shift, where, begins)))
 
 # %% ../../nbs/learn/epochs.ipynb #651a0259
@@ -275,12 +285,14 @@ class Run:
         self.student.load_state_dict(state['student']); self.optimiser.load_state_dict(state['optimiser'])
         self.best, self.best_return, self.offsets, self.epoch, self.seconds = (state[k] for k in ('best', 'best_return', 'offsets', 'epoch', 'seconds'))
 
-# %% ../../nbs/learn/epochs.ipynb #c189320c
-def judge(run: Run) -> dict:
+# %% ../../nbs/learn/epochs.ipynb #f3b28235
+def judge(run: Run,
+          own, # whether the student flew
+         ) -> dict:
     "The return of the flights of this epoch; the best student is kept"
-    flights, student = run.flights, run.flier
+    flights = run.flights
     out = {'return': flights.gain.mean().item(), 'ended': flights.ended.float().mean().item(), 'length': flights.length.float().mean().item()}
-    if (student or not run.settings.data_collection.on_policy) and out['return'] > run.best_return:
+    if own and out['return'] > run.best_return:
         run.best, run.best_return = {k: v.detach().cpu().clone() for k, v in run.student.state_dict().items()}, out['return']
     return out
 
@@ -291,11 +303,11 @@ def epoch(run: Run) -> dict:
     if run.offsets is None: run.offsets = steady_offsets(run.teachers, run.drones, data.num_episodes_eval, run.steps, seed, run.workers)
     offsets = time.perf_counter() - began
     spent = collect(run.squads, run.flights, run.flier, seed, run.epoch, run.workers)
-    got, flew, losses = judge(run), time.perf_counter(), []
+    got, flew, losses = judge(run, run.flier is not None), time.perf_counter(), []
     where, begins = chained(run.flights.length, run.steps, how.sequence_length, how.batch_size, np.random.default_rng([seed, run.epoch]) if data.shuffle else None)
     shift, own = run.offsets.repeat_interleave(run.each, 0), dict(run.student.named_parameters())
     for i in range(0, len(where), how.batch_size):
-        loss, grads = gradients(run.student, run.flights, shift, where[i:i + how.batch_size], begins[i:i + how.batch_size])
+        loss, grads = gradients(run.student, run.flights, shift, where[i:i + how.batch_size], begins[i:i + how.batch_size], run.workers)
         for name, p in own.items(): p.grad = grads[name] if p.requires_grad else None
         run.optimiser.step()
         losses.append(loss)
@@ -303,7 +315,7 @@ def epoch(run: Run) -> dict:
     run.seconds += now - began
     return got | dict(loss=sum(losses) / len(losses), batches=len(losses)) | spent | dict(learning=now - flew, offsets=offsets, epoch_seconds=now - began - offsets, seconds=run.seconds)
 
-# %% ../../nbs/learn/epochs.ipynb #cb9301ee
+# %% ../../nbs/learn/epochs.ipynb #64567679
 def train(settings: Settings,
           teachers: Teachers,  # D teachers
           drones: list,        # their drones
@@ -315,13 +327,14 @@ def train(settings: Settings,
     "Distil the teachers by epochs; the best student by return on its own flights is returned"
     run = Run(settings, teachers, drones, device, workers)
     if checkpoints is not None and checkpoints.latest(): run.load_state_dict(checkpoints.load())
-    while run.epoch < settings.distillation.n_epochs:
-        got = epoch(run)
-        if checkpoints is not None: checkpoints.save(run.epoch, run.state_dict(), metric=got['return'] if run.best else None)
-        if log: log(run.epoch - 1, got)
-    collect(run.squads, run.flights, run.student.cpu_copy(), settings.training.seed, run.epoch, run.workers)
-    got = judge(run)
-    if log: log(run.epoch, got | dict(seconds=run.seconds))
+    with one_thread():
+        while run.epoch < settings.distillation.n_epochs:
+            got = epoch(run)
+            if log: log(run.epoch - 1, got)
+            if checkpoints is not None: checkpoints.save(run.epoch, run.state_dict())
+        collect(run.squads, run.flights, run.student.cpu_copy(), settings.training.seed, run.epoch, run.workers)
+        got = judge(run, True)
+        if log: log(run.epoch, got | dict(seconds=run.seconds))
     best = RaptorPolicy(hidden_dim=settings.student.hidden_dim)
     best.load_state_dict(run.best)
     return best

@@ -36,35 +36,35 @@ def compiler(): # path, or None
     named = os.environ.get("CXX")
     return next(filter(None, map(shutil.which, [named] if named else ["clang++", "g++"])), None)
 
-def source(): # Path of native.cpp
-    return Path(str(resources.files("raptor_nb"))) / "learn" / "native.cpp"
+def source(name="native"): # Path of native.cpp, or of another file that includes it
+    return Path(str(resources.files("raptor_nb"))) / "learn" / f"{name}.cpp"
 
 # %% ../../nbs/learn/native.ipynb #34ccf01d
 def _cpu(): # what the code is compiled for
     try: return next(l for l in open("/proc/cpuinfo") if l.lower().startswith(("flags", "features")))
     except (OSError, StopIteration): return platform.processor()
 
-def build(): # Path of the library
-    "Compile native.cpp, unless this was done before. Raises NativeError"
+def build(name="native"): # Path of the library
+    "Compile native.cpp, or another file that includes it, unless this was done before. Raises NativeError"
     cxx = compiler()
     if cxx is None: raise NativeError("the native engine needs a C++ compiler: install clang or g++, or choose apg.engine: compiled")
     flags = FLAGS + (["-mprefer-vector-width=512"] if platform.machine() in ("x86_64", "AMD64") else [])
-    text = source().read_bytes()
+    text = source().read_bytes() + (b"" if name == "native" else source(name).read_bytes())
     key = hashlib.sha256(b"\0".join([text, " ".join(flags).encode(), _cpu().encode(), cxx.encode()])).hexdigest()[:16]
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "raptor_nb" / "native"
-    path = folder / f"native-{key}.so"
+    path = folder / f"{name}-{key}.so"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         with atomic(path) as temporary:
-            done = subprocess.run([cxx, *flags, "-o", str(temporary), str(source())], capture_output=True, text=True)
-            if done.returncode: raise NativeError(f"{cxx} could not compile {source()}: {done.stderr.strip().splitlines()[0] if done.stderr.strip() else 'no message'}")
+            done = subprocess.run([cxx, *flags, "-o", str(temporary), str(source(name))], capture_output=True, text=True)
+            if done.returncode: raise NativeError(f"{cxx} could not compile {source(name)}: {done.stderr.strip().splitlines()[0] if done.stderr.strip() else 'no message'}")
     return path
 
 @cache
-def library(): # ctypes library
+def library(name="native"): # ctypes library
     "The compiled functions. Raises NativeError"
-    lib = ctypes.CDLL(str(build()))
-    if lib.lanes() != LANES: raise NativeError(f"{build()} was compiled for {lib.lanes()} flights side by side, not {LANES}")
+    lib = ctypes.CDLL(str(build(name)))
+    if lib.lanes() != LANES: raise NativeError(f"{build(name)} was compiled for {lib.lanes()} flights side by side, not {LANES}")
     return lib
 
 @cache
@@ -82,9 +82,10 @@ def _pool(workers): return ThreadPoolExecutor(workers, thread_name_prefix="nativ
 def spread(function, # of the library
            task,     # ctypes structure
            parts,    # how many independent parts
+           workers=None, # threads; None: as many as torch uses
           ):
-    "Run parts 0 ... parts-1 of a task on as many threads as torch uses"
-    workers = max(1, min(torch.get_num_threads(), parts))
+    "Run parts 0 ... parts-1 of a task on several threads"
+    workers = max(1, min(workers or torch.get_num_threads(), parts))
     if workers == 1: return function(ctypes.byref(task), 0, parts)
     size = -(-parts // (4 * workers))
     list(_pool(workers).map(lambda i: function(ctypes.byref(task), i, min(i + size, parts)), range(0, parts, size)))
@@ -165,6 +166,7 @@ def block_gradients(student,     # RaptorPolicy
                     label,       # (N, T, 4, 16)
                     reset,       # (N, T, 1, 16) 1 where a flight begins
                     rows=None,   # which blocks; all by default
+                    workers=None, # threads; None: as many as torch uses
                    ):            # mean squared error, {parameter name: gradient}
     "Loss of imitation and its gradients. Raises NativeError"
     N, T = observation.shape[:2]
@@ -172,7 +174,7 @@ def block_gradients(student,     # RaptorPolicy
     w = weights(student)
     sums, loss = torch.empty(len(rows), sum(v.numel() for v in w.values())), torch.empty(len(rows))
     keep = dict(observation=observation, label=label, reset=reset, rows=rows, gradients=sums, loss=loss, **w)
-    spread(library().sequences, _task(SequenceTask, steps=T, hidden=student.hidden_dim, **keep), len(rows))
+    spread(library().sequences, _task(SequenceTask, steps=T, hidden=student.hidden_dim, **keep), len(rows), workers)
     n = len(rows) * T * LANES * 4
     parts = (sums.sum(0) / n).split([v.numel() for v in w.values()])
     own = dict(student.named_parameters())
