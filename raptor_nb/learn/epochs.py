@@ -257,12 +257,13 @@ def gradients(student: RaptorPolicy, flights: Flights, shift: Tensor, where, beg
     if fast: return native.block_gradients(student, *side_by_side(flights, shift, where, begins, workers), workers=workers)
     return native.sequence_gradients(student, *(x.to(device) for x in sequences(flights, shift, where, begins)))
 
-# %% ../../nbs/learn/epochs.ipynb #651a0259
+# %% ../../nbs/learn/epochs.ipynb #ede63baa
 class Run:
     "A student in training: everything that a checkpoint holds"
     def __init__(self, settings: Settings, teachers: Teachers, drones: list, device='cpu', workers=None):
         how, seed = settings.distillation, settings.training.seed
         if len(drones) != teachers.n: raise EpochError(f"there are {len(drones)} drones for {teachers.n} teachers; there must be one each, in the same order")
+        if native.available(): native.library("epochs") # compiled once, not by every thread
         self.settings, self.teachers, self.drones = settings, teachers.cpu(), drones
         self.each, self.steps, self.workers = settings.data_collection.num_episodes, settings.environment.episode_steps, workers or torch.get_num_threads()
         self.squads, self.flights = squads(self.teachers, drones, self.each), record(len(drones) * self.each, self.steps)
