@@ -179,7 +179,6 @@ class Online:
     "Distillation on the fly: the student flies, the drone's teacher labels each step, exact backpropagation through time"
     drones: Count = 8                         # an update; times environments flights
     environments: Count = 16                  # a drone
-    rollout_drones: Count = 64                # drones flown at once; their flights serve several updates
     validation_drones: Count = 64             # fleet that chooses the best student
     validation_interval: Count = 200          # updates
     updates: Count = 3000
@@ -187,8 +186,15 @@ class Online:
     final_learning_rate: NonNegative = 6e-5   # ... to here
     clip: Positive = 0.3                      # largest gradient norm
     teacher_share: Share = 0.02               # share of updates in which teacher-flown lanes fade out
-    observation_noise: NonNegative = 0.02     # m and rad; velocities 2 and 5 times; sigma of the noisiest lanes
-    force: NonNegative = 0.1                  # std of the constant force, share of weight
+    centre: bool = True                       # whether the teachers' steady-state offsets are taken out
+    observation_noise: NonNegative = 0.06     # m and rad; velocities 2 and 5 times; sigma of the noisiest flights
+    delay: Share = 0.4                        # of flights whose sensors are late, half of them by 10 ms, half by 20 ms
+    force: NonNegative = 0.2                  # largest std of a steady wind, share of weight
+    gust: NonNegative = 0.2                   # largest std of a gust, share of weight
+    pushes: NonNegative = 1.                  # a flight of `sequence_length`, on average
+    tilt_share: Share = 0.25                  # of starts that are tilted further than the published 1 rad ...
+    tilt: NonNegative = 1.8                   # ... up to this angle, rad
+    log_interval: Count = 50                  # updates between lines of the log
 
 @section
 class Distillation:

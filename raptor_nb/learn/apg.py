@@ -10,6 +10,7 @@ __all__ = ['PARTS', 'plain', 'bundle', 'unbundle', 'laid', 'sees', 'scaling', 'b
 # %% ../../nbs/learn/apg.ipynb #aad34cb2
 import math
 import time
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import pandas as pd
@@ -285,7 +286,7 @@ def train(settings: APG,     # how
     engine = choose_engine(settings, steps, device)
     began = time.monotonic()
     while run.update < settings.updates:
-        got = improve(run, engine)
+        with native.small_operations() if engine is native else nullcontext(): got = improve(run, engine)
         if log and (run.update % settings.log_interval == 0 or run.update == settings.updates):
             log(run.update, {k: v.mean().item() for k, v in got.items()} | dict(seconds=time.monotonic() - began))
         if checkpoints is not None and run.update % settings.checkpoint_interval == 0: checkpoints.save(run.update, run.state_dict())

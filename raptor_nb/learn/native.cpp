@@ -478,45 +478,26 @@ static void flight_of(const FlightTask& t, int drone, int block) {
 void flights(const FlightTask* t, int32_t first, int32_t last) { int blocks = t->envs / LANES; for (int i = first; i < last; i++) flight_of(*t, i / blocks, i % blocks); }
 
 // ---------------------------------------------------------------- loss and gradients of the student on recorded sequences
-struct SequenceTask {
-    int32_t steps, hidden;
-    const float *in_w, *in_b, *wi, *bi, *wh, *bh, *out_w, *out_b, *h0;
-    const float *observation, *label, *reset; // (blocks, T, 22 | 4 | 1, 16)
-    const int64_t* rows;                      // which blocks
-    float *gradients, *loss;                  // (rows, parameters) in the order of the weights above, sums; (rows,) sums of squares
-};
-
-static void sequence_of(const SequenceTask& t, int row) {
-    const int T = t.steps, H = t.hidden, G = 3 * H;
-    const Student s{t.in_w, t.in_b, t.wi, t.bi, t.wh, t.bh, t.out_w, t.out_b, t.h0, H};
-    const size_t block = t.rows[row];
-    const float *observation = t.observation + block * T * SEEN * LANES, *label = t.label + block * T * 4 * LANES, *reset = t.reset + block * T * LANES;
-    const size_t keep = 6 * H + H + 4; // memory, hidden state before, error
-    scratch.reserve((T * keep + 64 * H + 64) * sizeof(V) + 65536);
-    V *tape = scratch.take(T * keep);
-    V *acc_out = scratch.take(4 * H), *acc_in_b = scratch.take(H), *acc_bi = scratch.take(G), *acc_bh = scratch.take(G), *acc_out_b = scratch.take(4), *acc_h0 = scratch.take(H);
-    V *di = scratch.take(G), *dh = scratch.take(G), *dit = scratch.take(G), *dht = scratch.take(G), *dy = scratch.take(H), *dyt = scratch.take(H), *by_hidden = scratch.take(H), *by_before = scratch.take(H), *seen = scratch.take(SEEN);
-    const size_t count = (size_t)SEEN * H + H + 2 * ((size_t)H * G + G) + 4 * H + 4 + H;
-    float *g = t.gradients + row * count, *g_in_w = g, *g_in_b = g_in_w + SEEN * H, *g_wi = g_in_b + H, *g_bi = g_wi + H * G, *g_wh = g_bi + G, *g_bh = g_wh + H * G, *g_out_w = g_bh + G, *g_out_b = g_out_w + 4 * H, *g_h0 = g_out_b + 4;
-    std::memset(g, 0, count * sizeof(float));
-    for (V* p : {acc_in_b, acc_h0, by_hidden}) for (int i = 0; i < H; i++) p[i] = V{};
-    for (V* p : {acc_bi, acc_bh}) for (int i = 0; i < G; i++) p[i] = V{};
-    for (int i = 0; i < 4 * H; i++) acc_out[i] = V{};
-    for (int i = 0; i < 4; i++) acc_out_b[i] = V{};
-    V total{};
-    for (int k = 0; k < T; k++) {
-        V *row_of = tape + k * keep, *before = row_of + 6 * H, *error = before + H; const Memory m = memory_at(row_of, H);
-        const V* was = k ? tape + (k - 1) * keep + 5 * H : nullptr; I anew = load(reset + (size_t)k * LANES) > .5f;
-        for (int i = 0; i < H; i++) before[i] = was ? (anew ? all(s.h0[i]) : was[i]) : all(s.h0[i]);
-        for (int i = 0; i < SEEN; i++) seen[i] = load(observation + ((size_t)k * SEEN + i) * LANES);
-        think(s, seen, before, m, error);
-        for (int i = 0; i < 4; i++) { error[i] -= load(label + ((size_t)k * 4 + i) * LANES); total += error[i] * error[i]; }
+// Gradients by the student's weights are gathered over a sequence, step by step from its end.
+struct StudentGradients {
+    int H, G; float *in_w, *in_b, *wi, *bi, *wh, *bh, *out_w, *out_b, *h0;
+    V *acc_in_b, *acc_bi, *acc_bh, *acc_out, *acc_out_b, *acc_h0, *di, *dh, *dit, *dht, *dy, *dyt, *by_before, *by_hidden;
+    static size_t count(int H) { return (size_t)SEEN * H + H + 2 * ((size_t)H * 3 * H + 3 * H) + 4 * H + 4 + H; }
+    static size_t scratch_size(int H) { return (size_t)32 * H + 64; }
+    StudentGradients(int hidden, float* g, Scratch& from) : H(hidden), G(3 * hidden) {
+        std::memset(g, 0, count(H) * sizeof(float));
+        in_w = g; in_b = in_w + SEEN * H; wi = in_b + H; bi = wi + H * G; wh = bi + G; bh = wh + H * G; out_w = bh + G; out_b = out_w + 4 * H; h0 = out_b + 4;
+        for (V** p : {&acc_in_b, &acc_h0, &dy, &dyt, &by_before, &by_hidden}) *p = from.take(H);
+        for (V** p : {&acc_bi, &acc_bh, &di, &dh, &dit, &dht}) *p = from.take(G);
+        acc_out = from.take(4 * H); acc_out_b = from.take(4);
+        for (V* p : {acc_in_b, acc_h0, by_hidden}) for (int i = 0; i < H; i++) p[i] = V{};
+        for (V* p : {acc_bi, acc_bh}) for (int i = 0; i < G; i++) p[i] = V{};
+        for (int i = 0; i < 4 * H; i++) acc_out[i] = V{};
+        for (int i = 0; i < 4; i++) acc_out_b[i] = V{};
     }
-    for (int k = T - 1; k >= 0; k--) {
-        V *row_of = tape + k * keep, *before = row_of + 6 * H, *d = before + H; const Memory m = memory_at(row_of, H);
-        I anew = load(reset + (size_t)k * LANES) > .5f; if (k == 0) anew = V{} == V{};
-        for (int i = 0; i < SEEN; i++) seen[i] = load(observation + ((size_t)k * SEEN + i) * LANES);
-        for (int i = 0; i < 4; i++) { d[i] = 2.f * d[i]; acc_out_b[i] += d[i]; }
+    // d: gradients by the action; afterwards dy: by the first layer before its ReLU, by_hidden: by the hidden state before the step
+    void back(const Student& s, const Memory& m, const V* before, const V* seen, const V* d) {
+        for (int i = 0; i < 4; i++) acc_out_b[i] += d[i];
         dense_back(s.out_w, H, 4, d, by_before);
         for (int i = 0; i < H; i++) {
             for (int j = 0; j < 4; j++) acc_out[4 * i + j] += m.h[i] * d[j];
@@ -530,90 +511,147 @@ static void sequence_of(const SequenceTask& t, int row) {
         dense_back(s.wh, H, G, dh, by_before); dense_back(s.wi, H, G, di, dy);
         for (int i = 0; i < H; i++) { by_hidden[i] += by_before[i]; dy[i] = m.y[i] > 0 ? dy[i] : V{}; acc_in_b[i] += dy[i]; }
         for (int i = 0; i < H; i += LANES) transpose(dy + i, dyt + i);
-        outer(m.y, dit, H, G, g_wi); outer(before, dht, H, G, g_wh); outer(seen, dyt, SEEN, H, g_in_w);
-        for (int i = 0; i < H; i++) { acc_h0[i] += anew ? by_hidden[i] : V{}; by_hidden[i] = anew ? V{} : by_hidden[i]; }
+        outer(m.y, dit, H, G, wi); outer(before, dht, H, G, wh); outer(seen, dyt, SEEN, H, in_w);
     }
-    for (int i = 0; i < H; i++) { g_in_b[i] = sum(acc_in_b[i]); g_h0[i] = sum(acc_h0[i]); }
-    for (int i = 0; i < G; i++) { g_bi[i] = sum(acc_bi[i]); g_bh[i] = sum(acc_bh[i]); }
-    for (int i = 0; i < 4 * H; i++) g_out_w[i] = sum(acc_out[i]);
-    for (int i = 0; i < 4; i++) g_out_b[i] = sum(acc_out_b[i]);
+    void begin(I anew) { for (int i = 0; i < H; i++) { acc_h0[i] += anew ? by_hidden[i] : V{}; by_hidden[i] = anew ? V{} : by_hidden[i]; } }
+    void finish() {
+        for (int i = 0; i < H; i++) { in_b[i] = sum(acc_in_b[i]); h0[i] = sum(acc_h0[i]); }
+        for (int i = 0; i < G; i++) { bi[i] = sum(acc_bi[i]); bh[i] = sum(acc_bh[i]); }
+        for (int i = 0; i < 4 * H; i++) out_w[i] = sum(acc_out[i]);
+        for (int i = 0; i < 4; i++) out_b[i] = sum(acc_out_b[i]);
+    }
+};
+
+struct SequenceTask {
+    int32_t steps, hidden;
+    const float *in_w, *in_b, *wi, *bi, *wh, *bh, *out_w, *out_b, *h0;
+    const float *observation, *label, *reset; // (blocks, T, 22 | 4 | 1, 16)
+    const int64_t* rows;                      // which blocks
+    float *gradients, *loss;                  // (rows, parameters) in the order of the weights above, sums; (rows,) sums of squares
+};
+
+static void sequence_of(const SequenceTask& t, int row) {
+    const int T = t.steps, H = t.hidden;
+    const Student s{t.in_w, t.in_b, t.wi, t.bi, t.wh, t.bh, t.out_w, t.out_b, t.h0, H};
+    const size_t block = t.rows[row];
+    const float *observation = t.observation + block * T * SEEN * LANES, *label = t.label + block * T * 4 * LANES, *reset = t.reset + block * T * LANES;
+    const size_t keep = 6 * H + H + 4; // memory, hidden state before, error
+    scratch.reserve((T * keep + SEEN + StudentGradients::scratch_size(H)) * sizeof(V) + 65536);
+    V *tape = scratch.take(T * keep), *seen = scratch.take(SEEN);
+    StudentGradients g(H, t.gradients + row * StudentGradients::count(H), scratch);
+    V total{};
+    for (int k = 0; k < T; k++) {
+        V *row_of = tape + k * keep, *before = row_of + 6 * H, *error = before + H; const Memory m = memory_at(row_of, H);
+        const V* was = k ? tape + (k - 1) * keep + 5 * H : nullptr; I anew = load(reset + (size_t)k * LANES) > .5f;
+        for (int i = 0; i < H; i++) before[i] = was ? (anew ? all(s.h0[i]) : was[i]) : all(s.h0[i]);
+        for (int i = 0; i < SEEN; i++) seen[i] = load(observation + ((size_t)k * SEEN + i) * LANES);
+        think(s, seen, before, m, error);
+        for (int i = 0; i < 4; i++) { error[i] -= load(label + ((size_t)k * 4 + i) * LANES); total += error[i] * error[i]; error[i] *= 2.f; }
+    }
+    for (int k = T - 1; k >= 0; k--) {
+        V *row_of = tape + k * keep, *before = row_of + 6 * H; const Memory m = memory_at(row_of, H);
+        I anew = load(reset + (size_t)k * LANES) > .5f; if (k == 0) anew = V{} == V{};
+        for (int i = 0; i < SEEN; i++) seen[i] = load(observation + ((size_t)k * SEEN + i) * LANES);
+        g.back(s, m, before, seen, before + H);
+        g.begin(anew);
+    }
+    g.finish();
     t.loss[row] = sum(total);
 }
 void sequences(const SequenceTask* t, int32_t first, int32_t last) { for (int i = first; i < last; i++) sequence_of(*t, i); }
 
-
-// ---------------------------------------------------------------- epochs (learn/epochs.ipynb): rows of values, one a flight and step
-struct TeachTask {
-    int32_t flights, steps, width, obs, hidden;        // of a drone; steps of a flight; values in a row, 26 at least for teachers that see rotor speeds
-    const float *w1, *b1, *w2, *b2, *w3, *b3;          // (D, ...)
-    const float *rows, *force;                         // (D, flights, steps, width); (D, flights, 3) share of the weight
-    const int32_t* length;                             // (D, flights) steps that count
-    float* action;                                     // (D, flights, steps, 4), written where they count and in between
+// ---------------------------------------------------------------- a segment of the student's flight, and the gradients of its cost through physics and memory
+struct PolishTask {
+    int32_t envs, steps, hidden, winds;
+    Cost cost; float excess;                                           // excess: cost of commanding more than the rotors have
+    const float *drones, *in_w, *in_b, *wi, *bi, *wh, *bh, *out_w, *out_b, *h0;
+    const float *fresh, *wind, *sigma, *delay, *reset;                 // (D, 21, E); (D, winds, 3, E) N; (D, E) three times; reset: a flight begins with the segment
+    const uint64_t* seeds;                                             // (D, E / 16)
+    float *moving, *memory, *past;                                     // (D, 21, E), (D, hidden, E), (D, 36, E): moved on
+    float *gradients, *costs, *ends;                                   // (D * E / 16, parameters) sums; (D * E / 16,) sums; flights that ended
 };
-static void teach_of(const TeachTask& t, int drone) { // sixteen rows side by side, also of several flights
-    const int O = t.obs, H = t.hidden, n = t.flights * t.steps;
-    const Actor actor{t.w1 + (size_t)drone * O * H, t.b1 + (size_t)drone * H, t.w2 + (size_t)drone * H * H, t.b2 + (size_t)drone * H, t.w3 + (size_t)drone * H * 4, t.b3 + (size_t)drone * 4, O, H};
-    const float *rows = t.rows + (size_t)drone * n * t.width, *force = t.force + (size_t)drone * t.flights * 3;
-    const int32_t* length = t.length + (size_t)drone * t.flights;
-    float* action = t.action + (size_t)drone * n * 4;
-    V seen[MAX_OBS], h1[MAX_HIDDEN], h2[MAX_HIDDEN], chosen[4];
-    for (int first = 0; first < n; first += LANES) {
-        const int m = n - first < LANES ? n - first : LANES, a = first / t.steps, b = (first + m - 1) / t.steps;
-        if (first - a * t.steps >= length[a] && (a == b || (b == a + 1 && length[b] == 0))) continue;
-        for (int l = 0; l < LANES; l++) {
-            const int row = first + (l < m ? l : m - 1); const float *x = rows + (size_t)row * t.width, *f = force + row / t.steps * 3;
-            for (int i = 0; i < (O < 26 ? O : 26); i++) seen[i][l] = x[i];
-            for (int i = 26; i < O; i++) seen[i][l] = f[i - 26];
+
+static void polish_of(const PolishTask& t, int drone, int block) {
+    const int E = t.envs, T = t.steps, H = t.hidden, e = block * LANES;
+    const Drone& d = ((const Drone*)t.drones)[drone];
+    const Student s{t.in_w, t.in_b, t.wi, t.bi, t.wh, t.bh, t.out_w, t.out_b, t.h0, H};
+    const size_t at = (size_t)drone * (E / LANES) + block, lane = (size_t)drone * E + e;
+    const size_t keep = MOVING + 6 * H + H + SEEN + 4 + 3 + 2; // state, memory, hidden before, seen, action, force, began, ended
+    scratch.reserve((T * keep + StudentGradients::scratch_size(H)) * sizeof(V) + 65536);
+    V* tape = scratch.take(T * keep);
+    StudentGradients g(H, t.gradients + at * StudentGradients::count(H), scratch);
+    float *moving = t.moving + (size_t)drone * MOVING * E + e, *memory = t.memory + (size_t)drone * H * E + e, *older = t.past + (size_t)drone * 36 * E + e;
+    State now = load_state(moving, E), fresh = load_state(t.fresh + (size_t)drone * MOVING * E + e, E);
+    const V sigma = load(t.sigma + lane), delay = load(t.delay + lane);
+    V hidden[64], past[2][18], total{}, ends{}; Step m;
+    for (int i = 0; i < H; i++) hidden[i] = load(memory + (size_t)i * E);
+    for (int i = 0; i < 18; i++) { past[0][i] = load(older + (size_t)i * E); past[1][i] = load(older + (size_t)(18 + i) * E); }
+    Random random(t.seeds[at]);
+    I anew = load(t.reset + lane) > .5f;
+    for (int k = 0; k < T; k++) {
+        V *row = tape + k * keep, *before = row + MOVING + 6 * H, *seen = before + H, *action = seen + SEEN, *force = action + 4; const Memory mem = memory_at(row + MOVING, H);
+        const float when = t.winds > 1 ? (float)k * (t.winds - 1) / T : 0.f; const int knot = (int)when; const float share = when - knot;
+        for (int i = 0; i < 3; i++) { const float* w = t.wind + (((size_t)drone * t.winds + knot) * 3 + i) * E + e; force[i] = t.winds > 1 ? (1.f - share) * load(w) + share * load(w + 3 * E) : load(w); }
+        std::memcpy(row, &now, sizeof now); std::memcpy(row + keep - 2, &anew, sizeof anew);
+        for (int i = 0; i < H; i++) before[i] = anew ? all(s.h0[i]) : hidden[i];
+        see(d, now, force, SEEN, seen);
+        for (int i = 0; i < 18; i++) {
+            V x = seen[i]; past[0][i] = anew ? x : past[0][i]; past[1][i] = anew ? x : past[1][i];
+            seen[i] = delay < .5f ? x : delay < 1.5f ? past[0][i] : past[1][i]; past[1][i] = past[0][i]; past[0][i] = x;
         }
-        act(actor, seen, h1, h2, chosen);
-        for (int l = 0; l < m; l++) for (int i = 0; i < 4; i++) action[(size_t)(first + l) * 4 + i] = chosen[i][l];
-    }
-}
-void teach(const TeachTask* t, int32_t first, int32_t last) { for (int i = first; i < last; i++) teach_of(*t, i); }
-
-struct PilotTask {
-    int32_t lanes, step, steps, width, hidden;
-    const float *in_w, *in_b, *wi, *bi, *wh, *bh, *out_w, *out_b, *h0;
-    const float *seen, *speeds;                        // (lanes, 22), (lanes, 4)
-    float *memory, *action, *rows;                     // (blocks, hidden, 16); (lanes, 4); (lanes, steps, width): the row of this step is written
-};
-static void pilot_of(const PilotTask& t, int block) { // one step of the student
-    const int H = t.hidden, first = block * LANES, m = t.lanes - first < LANES ? t.lanes - first : LANES;
-    const Student student{t.in_w, t.in_b, t.wi, t.bi, t.wh, t.bh, t.out_w, t.out_b, t.h0, H};
-    V seen[SEEN], before[64], tape[6 * 64], chosen[4]; const Memory memory = memory_at(tape, H);
-    for (int l = 0; l < LANES; l++) { const float* x = t.seen + (size_t)(first + (l < m ? l : m - 1)) * SEEN; for (int i = 0; i < SEEN; i++) seen[i][l] = x[i]; }
-    float* kept = t.memory + (size_t)block * H * LANES;
-    for (int i = 0; i < H; i++) before[i] = t.step ? load(kept + i * LANES) : all(t.h0[i]);
-    think(student, seen, before, memory, chosen);
-    for (int i = 0; i < H; i++) store(kept + i * LANES, memory.h[i]);
-    for (int l = 0; l < m; l++) {
-        float* row = t.rows + ((size_t)(first + l) * t.steps + t.step) * t.width;
-        for (int i = 0; i < 4; i++) t.action[(size_t)(first + l) * 4 + i] = chosen[i][l];
-        std::memcpy(row, t.seen + (size_t)(first + l) * SEEN, SEEN * sizeof(float));
-        std::memcpy(row + SEEN, t.speeds + (size_t)(first + l) * 4, 4 * sizeof(float));
-    }
-}
-void pilot(const PilotTask* t, int32_t first, int32_t last) { for (int i = first; i < last; i++) pilot_of(*t, i); }
-
-struct ChainTask {
-    int32_t steps, width, flight_steps;
-    const float *rows, *label, *shift;                 // (flights, flight_steps, width | 4); (flights, 3) m, taken from the position
-    const int32_t* where; const uint8_t* begins;       // (sequences, steps) rows, whether a flight begins
-    float *observation, *action, *reset;               // (sequences / 16, steps, 22 | 4 | 1, 16)
-};
-static void chain_of(const ChainTask& t, int block) { // rows of many flights into sequences side by side
-    for (int k = 0; k < t.steps; k++) {
-        const size_t at = (size_t)block * t.steps + k; float *o = t.observation + at * SEEN * LANES, *a = t.action + at * 4 * LANES, *r = t.reset + at * LANES;
-        for (int l = 0; l < LANES; l++) {
-            const size_t from = ((size_t)block * LANES + l) * t.steps + k, row = t.where[from];
-            const float *x = t.rows + row * t.width, *y = t.label + row * 4, *shift = t.shift + row / t.flight_steps * 3;
-            for (int i = 0; i < SEEN; i++) o[i * LANES + l] = i < 3 ? x[i] - shift[i] : x[i];
-            for (int i = 0; i < 4; i++) a[i * LANES + l] = y[i];
-            r[l] = t.begins[from];
+        for (int i = 0; i < 18; i += 2) {
+            V a, b; random.normal(a, b);
+            seen[i] += (i < 12 ? 1.f : i < 15 ? 2.f : 5.f) * sigma * a; seen[i + 1] += (i + 1 < 12 ? 1.f : i + 1 < 15 ? 2.f : 5.f) * sigma * b;
         }
+        think(s, seen, before, mem, action);
+        for (int i = 0; i < H; i++) hidden[i] = mem.h[i];
+        State n = step(d, now, action, pushed(d, force), m);
+        V price = cost(d, t.cost, n, now.action);
+        for (int i = 0; i < 4; i++) price += t.excess * square(relu(abs(action[i]) - 1.f));
+        total += price;
+        anew = ended(d, n); anew |= ~(price * 0.f == 0.f);
+        std::memcpy(row + keep - 1, &anew, sizeof anew);
+        for (int i = 0; i < LANES; i++) ends[i] += anew[i] ? 1.f : 0.f;
+        now = choose(anew, fresh, n);
     }
+    store_state(moving, E, now);
+    for (int i = 0; i < H; i++) store(memory + (size_t)i * E, anew ? all(s.h0[i]) : hidden[i]);
+    for (int i = 0; i < 18; i++) { // a flight that ended with the last step begins with the next segment
+        V p[MAX_OBS]; if (i == 0) { see(d, now, tape, SEEN, p); for (int j = 0; j < 18; j++) { past[0][j] = anew ? p[j] : past[0][j]; past[1][j] = anew ? p[j] : past[1][j]; } }
+        store(older + (size_t)i * E, past[0][i]); store(older + (size_t)(18 + i) * E, past[1][i]);
+    }
+    State by{}; V by_seen[2][18] = {}, by_before[4]; // by_seen: what observations one and two steps later ask of the state they saw
+    for (int k = T - 1; k >= 0; k--) {
+        V *row = tape + k * keep, *before = row + MOVING + 6 * H, *seen = before + H, *action = seen + SEEN, *force = action + 4; const Memory mem = memory_at(row + MOVING, H);
+        State was; std::memcpy(&was, row, sizeof was); I began, over; std::memcpy(&began, row + keep - 2, sizeof began); std::memcpy(&over, row + keep - 1, sizeof over);
+        State n = step(d, was, action, pushed(d, force), m);
+        by = choose(over, State{}, by);
+        cost_back(d, t.cost, n, was.action, by, by_before);
+        V by_action[4];
+        for (int i = 0; i < 4; i++) { V x = t.excess * 2.f * relu(abs(action[i]) - 1.f); by_action[i] = by.action[i] + (action[i] < 0 ? -x : x); }
+        by = step_back(d, action, m, by, by_action);
+        for (int i = 0; i < 4; i++) by.action[i] = by_before[i];
+        for (int i = 0; i < H; i++) g.by_hidden[i] = over ? V{} : g.by_hidden[i]; // the memory of an ended flight goes nowhere
+        g.back(s, mem, before, seen, by_action);
+        g.begin(began);
+        V sight[MAX_OBS], late[MAX_OBS] = {};
+        dense_back(s.in_w, SEEN, H, g.dy, sight);
+        for (int i = 0; i < 18; i++) { // what this step saw is of now, or of one or two steps ago
+            V x = sight[i]; I at_once = (delay < .5f) | began, by_one = ~at_once & (delay < 1.5f), by_two = ~at_once & (delay > 1.5f);
+            V older_first = by_seen[0][i], older_second = by_seen[1][i];
+            late[i] = (at_once ? x : V{}) + older_first;
+            by_seen[0][i] = (by_one ? x : V{}) + older_second; by_seen[1][i] = by_two ? x : V{};
+            // at the first step of a flight nothing older exists: what is asked of it falls on this state
+            if (k == 0) continue;
+        }
+        for (int i = 0; i < 18; i++) { late[i] += began ? by_seen[0][i] + by_seen[1][i] : V{}; by_seen[0][i] = began ? V{} : by_seen[0][i]; by_seen[1][i] = began ? V{} : by_seen[1][i]; }
+        for (int i = 18; i < SEEN; i++) late[i] = sight[i];
+        see_back(d, was, late, SEEN, by);
+    }
+    g.finish();
+    t.costs[at] = sum(total); t.ends[at] = sum(ends);
 }
-void chain(const ChainTask* t, int32_t first, int32_t last) { for (int i = first; i < last; i++) chain_of(*t, i); }
+void polish(const PolishTask* t, int32_t first, int32_t last) { int blocks = t->envs / LANES; for (int i = first; i < last; i++) polish_of(*t, i / blocks, i % blocks); }
 
 int32_t lanes() { return LANES; }
 }

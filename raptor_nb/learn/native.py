@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['FLAGS', 'LANES', 'ACTOR', 'STUDENT', 'SegmentTask', 'FlightTask', 'SequenceTask', 'NAMES', 'NOISE', 'NativeError',
-           'compiler', 'source', 'build', 'library', 'available', 'spread', 'Cost', 'table', 'laid', 'check_flights',
-           'segment', 'weights', 'blocks', 'block_gradients', 'imitation_loss', 'sequence_gradients', 'flights']
+           'compiler', 'source', 'build', 'library', 'available', 'small_operations', 'spread', 'Cost', 'table', 'laid',
+           'check_flights', 'segment', 'weights', 'blocks', 'block_gradients', 'imitation_loss', 'sequence_gradients',
+           'flights']
 
 # %% ../../nbs/learn/native.ipynb #8baa7382
 import ctypes
@@ -15,6 +16,7 @@ import platform
 import shutil
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -79,13 +81,23 @@ LANES = 16 # flights side by side
 @cache
 def _pool(workers): return ThreadPoolExecutor(workers, thread_name_prefix="native")
 
+_workers = []
+
+@contextmanager
+def small_operations():
+    "Within, torch keeps to one thread (its small operations lose more by waiting for each other than they gain) and the native engine to as many as torch had"
+    _workers.append(torch.get_num_threads())
+    torch.set_num_threads(1)
+    try: yield
+    finally: torch.set_num_threads(_workers.pop())
+
 def spread(function, # of the library
            task,     # ctypes structure
            parts,    # how many independent parts
            workers=None, # threads; None: as many as torch uses
           ):
     "Run parts 0 ... parts-1 of a task on several threads"
-    workers = max(1, min(workers or torch.get_num_threads(), parts))
+    workers = max(1, min(workers or (_workers[-1] if _workers else torch.get_num_threads()), parts))
     if workers == 1: return function(ctypes.byref(task), 0, parts)
     size = -(-parts // (4 * workers))
     list(_pool(workers).map(lambda i: function(ctypes.byref(task), i, min(i + size, parts)), range(0, parts, size)))
