@@ -199,7 +199,7 @@ class Online:
 @section
 class Distillation:
     "Many teachers, one student"
-    method: Literal['online'] = 'online'      # the student flies and is corrected at once
+    method: Literal['online', 'epochs'] = 'online' # online: the student flies and is corrected at once; epochs: the published recipe
     num_teachers: Count = 1000
     sequence_length: Count = 500              # steps
     batch_size: Count = 64                    # sequences
