@@ -11,7 +11,7 @@ __all__ = ['LIMIT', 'MEASURE', 'METRICS', 'UNITS', 'WORDS', 'GAIN', 'COLOURS', '
            'plot_distance', 'plot_survival', 'plot_steady', 'plot_rows', 'plot_curves', 'plot_tracking', 'plot_error',
            'initial_states', 'failures', 'save_figure']
 
-# %% ../nbs/06_evaluate.ipynb #08323330
+# %% ../nbs/06_evaluate.ipynb #565c4b44
 import importlib
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +22,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from .core.records import atomic
 from .drones import drone_table, load_fleet, real_drones, sample_fleet, vary
@@ -449,8 +450,12 @@ def _cases(row, published, metric): # rows of `summary` -> (end of the name, val
     yield '', row[metric], theirs
     if GAIN[metric] < 0 and published is not None and row.policy == 'student' and np.isfinite(row[f'{metric}_paired']): yield ' where both survive', row[f'{metric}_paired'], row[f'{metric}_paired'] - row[f'{metric}_gain']
 
-# %% ../nbs/06_evaluate.ipynb #e9fec4f6
-def _judged(row, published, metric, settings, seeds): # rows of `summary`; those of other seeds -> rows of the verdict
+# %% ../nbs/06_evaluate.ipynb #d625ca48
+def _spread(seeds, metric, shipped): # rows of `summary` -> words
+    mean, std = seeds[metric].mean(), seeds[metric].std()
+    return f"{len(seeds)} seeds: {mean:.4g} ± {std if std > 1e-9 else 0:.2g}" + (f", shipped {shipped}" if shipped else '')
+
+def _judged(row, published, metric, settings, seeds, shipped): # rows of `summary`; those of all seeds; which is shipped -> rows of the verdict
     bar, beat = bars(settings, row.policy, row.fleet, row.condition).get(metric), settings.evaluation.beat_published and row.policy == 'student' and row.fleet != 'training'
     for end, value, theirs in _cases(row, published, metric):
         if end and not beat: continue
@@ -462,13 +467,14 @@ def _judged(row, published, metric, settings, seeds): # rows of `summary`; those
             better, note = against(metric, value, theirs, gain)
             asked = [b for b in (out['bar'], out['published']) if b is not None]
             out |= dict(ok=better and out['ok'] is not False, bar=(max if GAIN[metric] > 0 else min)(asked) if asked else None, note=note)
-            if not end and len(seeds): out |= dict(note=f"{note}; {len(seeds)} seeds: {seeds[metric].mean():.4g} ± {seeds[metric].std():.2g}", seeds={p: number(v) for p, v in zip(seeds.policy, seeds[metric])})
+            if not end and len(seeds): out |= dict(note=f"{note}; {_spread(seeds, metric, shipped)}", seeds={p: number(v) for p, v in zip(seeds.policy, seeds[metric])})
         yield out
 
-def verdict(table,       # of `summary`, with fleet and condition
-            settings,    # Settings
-            students=(), # names of the students of all training seeds, the shipped one among them
-           ):            # list of rows
+def verdict(table,        # of `summary`, with fleet and condition
+            settings,     # Settings
+            students=(),  # names of the students of all training seeds
+            shipped=None, # which of them `student` is
+           ):             # list of rows
     "What the report is judged by; `published` is the published policy on the same flights"
     rows = []
     for (fleet, condition), group in table.groupby(['fleet', 'condition'], sort=False):
@@ -476,7 +482,7 @@ def verdict(table,       # of `summary`, with fleet and condition
         for _, row in in_order(group).iterrows():
             if row.policy in students or condition != 'clean' and row.policy not in ('student', 'teachers'): continue
             for m in METRICS:
-                if m in group and group[m].notna().any(): rows += _judged(row, published, m, settings, group[group.policy.isin(students)])
+                if m in group and group[m].notna().any(): rows += _judged(row, published, m, settings, group[group.policy.isin(students)].sort_values('policy'), shipped)
     return rows
 
 # %% ../nbs/06_evaluate.ipynb #5ee20bf0
@@ -568,37 +574,54 @@ def plot_steady(flights, ax, bar=None): # bar: m
     if error.notna().any(): ax.legend(fontsize=8)
     return ax
 
-# %% ../nbs/06_evaluate.ipynb #cb991a92
+# %% ../nbs/06_evaluate.ipynb #8c448491
 PANELS = {'return': (1, 'return'), 'survival': (100, 'survival, %'), 'steady_error': (100, 'steady error, cm'), 'rmse': (100, 'RMSE, cm')}
 
 def _dots(table, metric, place, ax, policy, **style): # one policy in one panel
     t, (scale, _) = table[table.policy == policy], PANELS[metric]
     t = t[t[metric].notna()]
     middle, low, high = (scale * t[metric + end].to_numpy(float) for end in ('', '_low', '_high'))
-    ax.errorbar(middle, [place[k] for k in zip(t.fleet, t.condition)], xerr=np.abs([middle - low, high - middle]), fmt='o', capsize=2, color=colour(policy), label=policy, **style)
-
-def plot_rows(table,        # of `summary`, with fleet and condition
-              students=(),  # names of the students of other seeds, as small rings
-             ):             # the figure
-    "Student and published policy in every row, with 95 % intervals"
-    keys = list(dict.fromkeys(zip(table.fleet, table.condition)))
-    place, metrics = {k: i for i, k in enumerate(keys)}, [m for m in METRICS if m in table and table[m].notna().any()]
-    fig, axes = plt.subplots(1, len(metrics), figsize=(3.2 * len(metrics) + 1.5, .23 * len(keys) + 1.3), layout='constrained', sharey=True, squeeze=False)
-    for metric, ax in zip(metrics, axes[0]):
-        for k in keys: ax.axhline(place[k], color='0.92', lw=.8, zorder=0)
-        for p in students: _dots(table, metric, {k: i - .22 for k, i in place.items()}, ax, p, ms=3, mfc='w', elinewidth=0, lw=0)
-        for p in ('published', 'student'): _dots(table, metric, place, ax, p, ms=5, lw=1)
-        ax.set(xlabel=PANELS[metric][1], xscale='log' if GAIN[metric] < 0 else 'linear')
-    worse = {k for k in keys for m in metrics if _worse(table, k, m)}
-    axes[0, 0].set_yticks(range(len(keys)), [c if f == 'held-out' else f'{f}, {c}' for f, c in keys], fontsize=8)
-    for label, k in zip(axes[0, 0].get_yticklabels(), keys): label.set_color('tab:red' if k in worse else 'k')
-    axes[0, 0].set_ylim(len(keys) - .4, -.6)
-    axes[0, -1].legend(*zip(*[(h, l) for h, l in zip(*axes[0, 0].get_legend_handles_labels()) if l in ('published', 'student')]), fontsize=8)
-    return fig
+    rows = [place[k] for k in zip(t.fleet, t.condition)]
+    ax.errorbar(middle, rows, xerr=np.abs([middle - low, high - middle]), ls='', marker='s' if metric == 'rmse' else 'o', color=colour(policy), **style)
 
 def _worse(table, key, metric): # whether the student is not better than the published policy there
     t = table[(table.fleet == key[0]) & (table.condition == key[1])].set_index('policy')[metric]
-    return {'student', 'published'} <= set(t.index) and t.loc[['student', 'published']].notna().all() and not against(metric, t['student'], t['published'], None)[0]
+    return {'student', 'published'} <= set(t.index) and t.loc[['student', 'published']].notna().any() and not against(metric, t['student'], t['published'], None)[0]
+
+def _panel(table, metric, place, ax, students):
+    "One metric over all rows"
+    for k, i in place.items():
+        if _worse(table, k, metric): ax.axhspan(i - .5, i + .5, color='mistyrose', zorder=0)
+    for p in students:
+        t = table[(table.policy == p) & table[metric].notna()]
+        ax.plot(PANELS[metric][0] * t[metric], [place[k] - .25 for k in zip(t.fleet, t.condition)], '|', ms=5, color=colour('student'), alpha=.6)
+    for p in ('published', 'student'): _dots(table, metric, place, ax, p, ms=5, lw=1, capsize=2)
+
+# %% ../nbs/06_evaluate.ipynb #ef98ce87
+def plot_rows(table,        # of `summary`, with fleet and condition
+              students=(),  # names of the students of all training seeds, as small strokes
+             ):             # the figure
+    "Student and published policy in every row, with 95 % intervals"
+    keys = list(dict.fromkeys(zip(table.fleet, table.condition)))
+    place = {k: i for i, k in enumerate(keys)}
+    fig, axes = plt.subplots(1, 3, figsize=(12, .23 * len(keys) + 1.4), layout='constrained', sharey=True)
+    for metric, ax in zip(METRICS[:3], axes):
+        _panel(table, metric, place, ax, students)
+        ax.set(xlabel=PANELS[metric][1], xscale='log' if GAIN[metric] < 0 else 'linear')
+        ax.grid(axis='x', alpha=.3)
+    if 'rmse' in table and table.rmse.notna().any():
+        _panel(table, 'rmse', place, axes[2], students)
+        axes[2].set(xlabel='steady error (squares: RMSE), cm')
+    part = lambda k: LIMIT in k[1] if k[0] == 'held-out' else k[1]
+    for i in range(len(keys) - 1):
+        if part(keys[i]) != part(keys[i + 1]): [ax.axhline(i + .5, color='0.6', lw=.6) for ax in axes]
+    axes[2].xaxis.set(major_locator=LogLocator(subs=(1, 2, 5)), major_formatter='{x:g}', minor_formatter=NullFormatter())
+    axes[0].set_yticks(range(len(keys)), [c if f == 'held-out' else f'{f}, {c}' for f, c in keys], fontsize=8)
+    axes[0].set_ylim(len(keys) - .5, -.5)
+    handles = [plt.Line2D([], [], color=colour(p), marker='o', lw=1, label=p) for p in ('student', 'published')]
+    handles += [plt.Line2D([], [], color=colour('student'), marker='|', ls='', alpha=.6, label='training seeds')] * bool(len(students)) + [plt.Rectangle((0, 0), 1, 1, color='mistyrose', label='not better')]
+    fig.legend(handles=handles, loc='outside upper center', ncols=4, fontsize=9)
+    return fig
 
 # %% ../nbs/06_evaluate.ipynb #fd0e591a
 def plot_curves(table, quantity, metric, ax): # of `summary`; 'noise' or 'delay'
