@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['LIMIT', 'MEASURE', 'METRICS', 'UNITS', 'WORDS', 'GAIN', 'COLOURS', 'PANELS', 'EvaluationError', 'named_policy',
-           'load_policy', 'untrained_policy', 'held_out_fleet', 'check_apart', 'Tilted', 'Target', 'FigureEight',
-           'TargetSteps', 'conditions', 'moving_targets', 'Delay', 'compare', 'fly', 'judge', 'under', 'nearest',
-           'owners', 'take', 'load_teachers', 'load_specialists', 'summary', 'number', 'bars', 'number_text',
+           'load_policy', 'policy_name', 'untrained_policy', 'held_out_fleet', 'check_apart', 'Tilted', 'Target',
+           'FigureEight', 'TargetSteps', 'conditions', 'moving_targets', 'Delay', 'compare', 'fly', 'judge', 'under',
+           'nearest', 'owners', 'take', 'load_teachers', 'load_specialists', 'summary', 'number', 'bars', 'number_text',
            'row_name', 'against', 'verdict', 'colour', 'in_order', 'plot_bars', 'plot_map', 'plot_flights',
            'plot_distance', 'plot_survival', 'plot_steady', 'plot_rows', 'plot_curves', 'plot_tracking', 'plot_error',
            'initial_states', 'failures', 'save_figure']
@@ -29,7 +29,7 @@ from .drones import drone_table, load_fleet, real_drones, sample_fleet, vary
 from .environment import CONDITIONS, FlightError, Simulator, check_seed, flight_seed, see
 from .policy import RaptorPolicy, Teachers
 
-# %% ../nbs/06_evaluate.ipynb #d9d9d3b5
+# %% ../nbs/06_evaluate.ipynb #d951a66a
 class EvaluationError(ValueError):
     "What was asked for cannot be flown or compared"
 
@@ -51,6 +51,11 @@ def load_policy(path, # .safetensors, .h5, 'published' or 'module:function'
     if not path.is_file(): raise FileNotFoundError(f"there is no student '{path}'; make it with: papermill nbs/04_distill.ipynb out.ipynb -p output_dir {path.parent}")
     if path.suffix == '.onnx': raise EvaluationError(f"'{path}' is an ONNX file; fly it as raptor_nb.export.OnnxPolicy(path)")
     return RaptorPolicy.from_hdf5(path) if path.suffix in ('.h5', '.hdf5') else RaptorPolicy.load(path)
+
+def policy_name(source): # 'runs/a/student.onnx' -> 'a student'
+    "What a policy is called in tables: its file or function, and the folder where that says nothing"
+    path = Path(str(source).partition(':')[2] or source)
+    return f'{path.resolve().parent.name} {path.stem}' if path.stem in COLOURS else path.stem
 
 def untrained_policy(seed=0): # RaptorPolicy
     "The student's network before it learns anything"

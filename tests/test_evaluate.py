@@ -19,7 +19,7 @@ from raptor_nb.core.config import load_config
 from raptor_nb.drones import load_drone, sample_fleet, save_fleet, vary
 from raptor_nb.environment import Simulator, flight_seed, see
 from raptor_nb.evaluate import (COLOURS, METRICS, Delay, EvaluationError, FigureEight, Target, TargetSteps, Tilted, against, check_apart, compare, conditions, failures, fly,
-                                held_out_fleet, initial_states, judge, load_policy, load_specialists, load_teachers, moving_targets, nearest, owners, summary, take, under,
+                                held_out_fleet, initial_states, judge, load_policy, load_specialists, load_teachers, moving_targets, nearest, owners, policy_name, summary, take, under,
                                 untrained_policy, verdict)
 from raptor_nb.policy import RaptorPolicy, Teachers
 
@@ -307,6 +307,10 @@ def test_a_policy_by_name(tmp_path, monkeypatch, clean):
     monkeypatch.syspath_prepend(tmp_path)
     assert fly(load_policy("mine:still"), clean, steps=3).steps.tolist() == [3] * 12
     with pytest.raises(EvaluationError, match="'mine:number' is a int; it must be a function"): load_policy("mine:number")
+
+
+@pytest.mark.parametrize("source, name", [("a/seed-3.safetensors", "seed-3"), ("runs/a/student.onnx", "a student"), ("mine:still", "still")])
+def test_policies_have_names_of_their_own(source, name): assert policy_name(source) == name
 
 
 def test_full_conditions():
