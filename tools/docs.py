@@ -20,7 +20,7 @@ from pygments.lexers import PythonLexer
 ROOT = Path(__file__).resolve().parents[1]
 EXECUTED, SOURCES, SITE = Path("build/executed"), Path("build/docs"), Path("_docs")
 PAGES = {"docs/bad_input.md": "bad_input.md", "CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md"}
-STAGES = ["policy", "drones", "environment", "pretrain", "distill", "export", "evaluate", "pipeline"]
+STAGES = ["policy", "drones", "environment", "pretrain", "distill", "export", "evaluate", "pipeline", "understand"]
 PARTS = {"Learning": ["learn/flight", "learn/apg", "learn/sac"], "Foundations": ["core/config", "core/records"]}
 DIRECTIVE = re.compile(r"^#\|\s*([\w-]+):?\s*(.*)$")
 
