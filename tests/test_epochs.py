@@ -75,14 +75,39 @@ def test_the_student_remembers_and_begins_afresh(fleet):
 
 def test_flights_depend_on_seed_and_epoch_alone(fleet):
     student, teachers = RaptorPolicy.published(), actors(fleet)
-    def returns(size, **how):
-        flights = epochs.record(6, 60)
-        squads = [epochs.Squad(teachers.select(range(i, min(i + size, 3))), fleet[i:i + size], 2) for i in range(0, 3, size)]
-        epochs.collect(squads, flights, student, **how)
-        return flights.gain.numpy().copy()
-    first = returns(3, seed=1, epoch=4)
-    assert returns(1, seed=1, epoch=4, workers=2) == pytest.approx(first, abs=1e-3)
-    assert returns(3, seed=2, epoch=4) != pytest.approx(first, abs=1e-3) and returns(3, seed=1, epoch=5) != pytest.approx(first, abs=1e-3)
+    def returns(part=slice(None), **how):
+        crew = epochs.Crew(epochs.some_of(teachers, part.start or 0, part.stop), fleet[part], 2, epochs.record(2 * len(fleet[part]), 60), part.start or 0)
+        crew.collect(student, **how)
+        return crew.flights.gain.numpy().copy()
+    first = returns(seed=1, epoch=4)
+    assert np.concatenate([returns(slice(0, 2), seed=1, epoch=4), returns(slice(2, 3), seed=1, epoch=4)]) == pytest.approx(first, abs=1e-3)
+    assert returns(seed=2, epoch=4) != pytest.approx(first, abs=1e-3) and returns(seed=1, epoch=5) != pytest.approx(first, abs=1e-3)
+
+
+def test_processes_fly_the_same(fleet):
+    crews = epochs.crew_of(actors(fleet), fleet, 4, 60, workers=2)
+    alone = epochs.crew_of(actors(fleet), fleet, 4, 60)
+    for student in (None, RaptorPolicy.published()):
+        for crew in (crews, alone): spent = crew.collect(student, seed=1, epoch=2)
+        assert set(spent) == {"flying", "labelling"}
+        for name, a, b in zip(epochs.Flights._fields, crews.flights, alone.flights):
+            if name in ("rows", "label"): a, b = (torch.cat([x[:n] for x, n in zip(xs, alone.flights.length)]) for xs in (a, b)) # what comes later does not count
+            assert torch.allclose(a.float(), b.float(), atol=1e-2), name
+    assert torch.allclose(epochs.offsets_of(crews, 3), epochs.offsets_of(alone, 3), atol=1e-5)
+    pids = [p.pid for p in crews.processes]
+    crews.close()
+    assert len(pids) == 2 and all(p.returncode == 0 for p in crews.processes)
+
+
+def test_what_goes_wrong_in_a_process_is_said(fleet):
+    crews = epochs.crew_of(actors(fleet), fleet, 4, 20, workers=2)
+    broken = RaptorPolicy()
+    with torch.no_grad(): broken.output_layer.linear.bias.fill_(torch.nan)
+    with pytest.raises(epochs.EpochError, match="a process that flew met with FlightError: action of drone 0, motor 0 is nan"): crews.collect(broken)
+    crews.collect(RaptorPolicy()) # and goes on
+    crews.processes[0].kill()
+    with pytest.raises(epochs.EpochError, match="a process that flew has ended"): crews.collect(RaptorPolicy())
+    crews.close()
 
 
 def test_flights_feel_their_drones_disturbance(fleet):
@@ -97,14 +122,14 @@ def test_steady_offset_is_where_a_teacher_rests(fleet):
     resting = [vary(d, force=0., guidance=1.) for d in fleet]
     teachers = actors(resting)
     for p in (teachers.w1, teachers.w2, teachers.w3): p.zero_()
-    hover = teachers.b3.clone()
+    hover, rest = teachers.b3.clone(), lambda steps: epochs.steady_offsets(epochs.Crew(teachers, resting, 1, epochs.record(3, steps)), 4)
     heights = []
     for more in (-.3, 0., .3):
         teachers.b3.copy_(hover + more)
-        heights.append(epochs.steady_offsets(teachers, resting, 4, 40)[:, 2])
+        heights.append(rest(40)[:, 2])
     assert (heights[0] < heights[1]).all() and (heights[1] < heights[2]).all()
     teachers.b3.fill_(-3.) # nothing turns: no flight lasts
-    assert epochs.steady_offsets(teachers, resting, 4, 200).tolist() == [[0.] * 3] * 3
+    assert rest(200).tolist() == [[0.] * 3] * 3
 
 
 def test_the_offset_is_taken_from_the_position_alone():
@@ -157,7 +182,7 @@ def test_training_learns_and_keeps_the_best(fleet):
     assert np.mean([r["loss"] for r in rows[20:25]]) < 0.3 * rows[0]["loss"]
     best = max(rows[25:], key=lambda r: r["return"])
     run = epochs.Run(longer, actors(fleet), fleet)
-    epochs.collect(run.squads, run.flights, student, TASK.training.seed, best["epoch"])
+    run.crew.collect(student, TASK.training.seed, best["epoch"])
     assert run.flights.gain.mean().item() == pytest.approx(best["return"], abs=1e-2)
 
 
@@ -165,18 +190,18 @@ def test_teachers_fly_first(fleet):
     rows, run = [], epochs.Run(TASK, actors(fleet), fleet)
     epochs.train(TASK, actors(fleet), fleet, log=lambda e, n: rows.append(n["return"]))
     for e in (0, 1):
-        epochs.collect(run.squads, run.flights, None, 5, e)
+        run.crew.collect(None, 5, e)
         assert run.flights.gain.mean().item() == pytest.approx(rows[e], abs=1e-3)
-    epochs.collect(run.squads, run.flights, None, 5, 2)
+    run.crew.collect(None, 5, 2)
     assert run.flights.gain.mean().item() != pytest.approx(rows[2], abs=1e-3)
 
 
 def test_off_policy_teachers_fly_always(fleet):
     off, rows = load_config(TASK, data_collection=dict(on_policy=False)), []
     student, run = epochs.train(off, actors(fleet), fleet, log=lambda e, n: rows.append(n["return"])), epochs.Run(off, actors(fleet), fleet)
-    epochs.collect(run.squads, run.flights, None, 5, 5)
+    run.crew.collect(None, 5, 5)
     assert run.flights.gain.mean().item() == pytest.approx(rows[5], abs=1e-3)
-    epochs.collect(run.squads, run.flights, student, 5, 6) # the last student is judged by its own flights
+    run.crew.collect(student, 5, 6) # the last student is judged by its own flights
     assert run.flights.gain.mean().item() == pytest.approx(rows[6], abs=1e-3)
 
 
