@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['STARTS', 'KNOTS', 'DistillError', 'match', 'Weather', 'winds', 'weather', 'Rollout', 'rollout', 'imitate',
-           'resting_place', 'centred', 'score', 'Run', 'learn', 'stacked', 'train', 'plot_learning']
+           'resting_place', 'centred', 'score', 'chances', 'Run', 'learn', 'stacked', 'train', 'plot_learning']
 
 # %% ../nbs/04_distill.ipynb #7660e466
 import math
@@ -176,6 +176,14 @@ def score(student: RaptorPolicy, fleet: flight.Fleet, settings: Settings, seed=0
         if t >= T // 2: error = error + flight.norm(before.position)
     return {"return": total.mean().item(), "survival": alive.float().mean().item(), "steady_error": (error / (T - T // 2))[alive].mean().item()}
 
+# %% ../nbs/04_distill.ipynb #c4a9ce02
+def chances(drones: list, # D drones
+            share,        # of draws that favour the sluggish
+           ):             # (D,) probabilities
+    "How often each drone is drawn"
+    sluggish = torch.tensor([1 / d.torque_to_inertia for d in drones])
+    return share * sluggish / sluggish.sum() + (1 - share) / len(drones)
+
 # %% ../nbs/04_distill.ipynb #5b82ea2a
 class Run:
     "A student in training: everything that a checkpoint holds"
@@ -185,6 +193,7 @@ class Run:
         teachers = teachers.to(device)
         self.teachers = centred(teachers, resting_place(teachers, self.fleet, settings)) if online.centre else teachers
         self.table = native.table(self.fleet).cpu()
+        self.chance = chances(drones, online.sluggish).to(device)
         torch.manual_seed(seed)
         self.student = RaptorPolicy(hidden_dim=settings.student.hidden_dim).to(device)
         self.best, self.best_return = None, -math.inf
@@ -204,7 +213,7 @@ class Run:
 def learn(run: Run, engine=apg.plain) -> dict:
     "One update; returns the loss, flights that ended in a hundred steps, the share of flights that teachers flew"
     online, D = run.settings.distillation.online, run.teachers.n
-    rows = torch.randperm(D, generator=run.generator, device=run.fleet.like.device).repeat(-(-online.drones // D))[:online.drones].tolist()
+    rows = torch.multinomial(run.chance, online.drones, replacement=online.drones > D, generator=run.generator).tolist()
     fading = online.teacher_share * online.updates
     share = max(0., 1 - run.update / fading) if fading else 0.
     fleet = flight.select(run.fleet, rows)

@@ -186,6 +186,7 @@ class Online:
     final_learning_rate: NonNegative = 6e-5   # ... to here
     clip: Positive = 0.3                      # largest gradient norm
     teacher_share: Share = 0.02               # share of updates in which teacher-flown lanes fade out
+    sluggish: Share = 0.5                     # of draws that favour drones of small torque-to-inertia
     centre: bool = True                       # whether the teachers' steady-state offsets are taken out
     observation_noise: NonNegative = 0.06     # m and rad; velocities 2 and 5 times; sigma of the noisiest flights
     delay: Share = 0.4                        # of flights whose sensors are late, half of them by 10 ms, half by 20 ms
