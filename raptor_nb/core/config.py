@@ -217,6 +217,7 @@ class DataCollection:
     num_episodes_eval: Count = 100            # a teacher, for its steady offset
     on_policy: bool = True                    # the student flies, from epoch_teacher_forcing on
     shuffle: bool = True                      # whole flights are shuffled, then chained
+    velocity_limit: bool = False              # keep l2f's 2 m/s rule
 
 # %% ../../nbs/core/config.ipynb #d67ef5fd
 @section
