@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['Count', 'Natural', 'Positive', 'NonNegative', 'Share', 'Range', 'Algorithm', 'distributions', 'packaged', 'section',
            'Environment', 'Components', 'Observation', 'Action', 'Network', 'Student', 'Training', 'SAC', 'APG',
-           'DomainRandomization', 'Online', 'Distillation', 'DataCollection', 'Evaluation', 'Pipeline', 'Settings',
-           'ConfigError', 'nearest', 'suggest', 'config_names', 'find_config', 'read_yaml', 'load_config', 'message',
-           'parse_ids', 'declared_parameters', 'check_parameters', 'check_injected']
+           'DomainRandomization', 'Online', 'Polish', 'Distillation', 'DataCollection', 'Evaluation', 'Pipeline',
+           'Settings', 'ConfigError', 'nearest', 'suggest', 'config_names', 'find_config', 'read_yaml', 'load_config',
+           'message', 'parse_ids', 'declared_parameters', 'check_parameters', 'check_injected']
 
 # %% ../../nbs/core/config.ipynb #af43ab69
 import ast
@@ -198,6 +198,19 @@ class Online:
     log_interval: Count = 50                  # updates between lines of the log
 
 @section
+class Polish:
+    "After distillation: the student's own flights are improved by their gradient through physics, sensors and memory"
+    updates: Natural = 0                      # 0: the student is left as it was distilled
+    drones: Count = 32                        # an update
+    segment: Count = 128                      # steps of backpropagation through time
+    learning_rate: Positive = 1e-3            # Adam, cosine from here ...
+    final_learning_rate: NonNegative = 1e-5   # ... to here
+    clip: Positive = 0.3                      # largest norm of the gradient ...
+    block_clip: Positive = 1.                 # ... and of what sixteen flights add to it
+    reset_probability: Share = 0.3            # of a fresh flight between segments
+    excess: NonNegative = 1.                  # cost of commands beyond -1..1, squared
+
+@section
 class Distillation:
     "Many teachers, one student"
     method: Literal['online', 'epochs'] = 'online' # online: the student flies and is corrected at once; epochs: the published recipe
@@ -208,7 +221,9 @@ class Distillation:
     learning_rate: Positive = 1e-4            # Adam
     epoch_teacher_forcing: Natural = 10       # epochs that the teachers fly
     solved_return: float = 300.               # mean return from which on the student counts as good
+    seeds: Count = 1                          # students, from training.seed on; the best on the validation fleet is kept
     online: Online = Online()
+    polish: Polish = Polish()
 
 @section
 class DataCollection:
