@@ -7,7 +7,7 @@ __all__ = ['WIDTH', 'LANES', 'EpochError', 'Flights', 'record', 'teach', 'Studen
            'Crew', 'steady_offsets', 'serve', 'Crews', 'crew_of', 'offsets_of', 'chained', 'one_thread', 'sequences',
            'side_by_side', 'gradients', 'Run', 'judge', 'epoch', 'train', 'published_curve', 'plot_epochs']
 
-# %% ../../nbs/learn/epochs.ipynb #b0fef766
+# %% ../../nbs/learn/epochs.ipynb #e0729a37
 import ctypes
 import math
 import os
@@ -31,6 +31,7 @@ from torch import Tensor
 
 from ..core.config import Settings
 from ..core.records import load_table
+from ..drones import vary
 from ..environment import Simulator, flight_seed
 from . import native
 from ..policy import RaptorPolicy, Teachers
@@ -355,16 +356,18 @@ def gradients(student: RaptorPolicy, flights: Flights, shift: Tensor, where, beg
     if fast: return native.block_gradients(student, *side_by_side(flights, shift, where, begins, workers), workers=workers)
     return native.sequence_gradients(student, *(x.to(device) for x in sequences(flights, shift, where, begins)))
 
-# %% ../../nbs/learn/epochs.ipynb #8265021b
+# %% ../../nbs/learn/epochs.ipynb #6a0fd9fe
 class Run:
     "A student in training: everything that a checkpoint holds"
     def __init__(self, settings: Settings, teachers: Teachers, drones: list, device='cpu', workers=None):
-        how, seed = settings.distillation, settings.training.seed
+        how, data, seed = settings.distillation, settings.data_collection, settings.training.seed
         if len(drones) != teachers.n: raise EpochError(f"there are {len(drones)} drones for {teachers.n} teachers; there must be one each, in the same order")
         if native.available(): native.library("epochs") # compiled once, not by every process
-        self.settings, self.each, self.workers = settings, settings.data_collection.num_episodes, workers or torch.get_num_threads()
+        self.settings, self.each, self.workers = settings, data.num_episodes, workers or torch.get_num_threads()
+        if not data.velocity_limit: drones = [vary(d, velocity_limit=False) for d in drones]
         self.crew = crew_of(teachers.cpu(), drones, self.each, settings.environment.episode_steps, self.workers)
         self.flights = self.crew.flights
+        self.marks = dict(teachers=teachers.n, seed=seed, hidden_dim=settings.student.hidden_dim, **vars(data), **{k: getattr(how, k) for k in ('sequence_length', 'batch_size', 'learning_rate', 'epoch_teacher_forcing')})
         torch.manual_seed(seed)
         self.student = RaptorPolicy(hidden_dim=settings.student.hidden_dim).to(device)
         self.optimiser = torch.optim.Adam([p for p in self.student.parameters() if p.requires_grad], lr=how.learning_rate)
@@ -377,10 +380,11 @@ class Run:
 
     def state_dict(self) -> dict: # random streams depend on seed and epoch alone
         return dict(student=dict(self.student.state_dict()), best=self.best, best_return=self.best_return, optimiser=self.optimiser.state_dict(),
-                    offsets=self.offsets, epoch=self.epoch, seconds=self.seconds, seed=self.settings.training.seed)
+                    offsets=self.offsets, epoch=self.epoch, seconds=self.seconds, marks=self.marks)
 
     def load_state_dict(self, state: dict):
-        if state['seed'] != self.settings.training.seed or len(state['offsets']) * self.each != len(self.flights.gain): raise EpochError(f"the checkpoint is of {len(state['offsets'])} teachers and seed {state['seed']}, the settings say {len(self.flights.gain) // self.each} and {self.settings.training.seed}; begin in another folder")
+        other = next((k for k, v in self.marks.items() if state['marks'].get(k) != v), None)
+        if other: raise EpochError(f"the checkpoint was made with {other} {state['marks'].get(other)}, the settings say {self.marks[other]}; begin in another folder")
         self.student.load_state_dict(state['student']); self.optimiser.load_state_dict(state['optimiser'])
         self.best, self.best_return, self.offsets, self.epoch, self.seconds = (state[k] for k in ('best', 'best_return', 'offsets', 'epoch', 'seconds'))
 
