@@ -210,6 +210,7 @@ class Polish:
     reset_probability: Share = 0.3            # of a fresh flight between segments
     excess: NonNegative = 1.                  # cost of commands beyond -1..1, squared
 
+# %% ../../nbs/core/config.ipynb #d1577111
 @section
 class Distillation:
     "Many teachers, one student"
