@@ -216,7 +216,7 @@ def steady_offsets(crew: Crew,
         out.append(total / np.maximum(count, 1)[:, None])
     return torch.from_numpy(np.concatenate(out)).float()
 
-# %% ../../nbs/learn/epochs.ipynb #06b3f5ea
+# %% ../../nbs/learn/epochs.ipynb #f15b306f
 def serve(link: int): # descriptor of a socket
     "A process of `Crews`: builds its crew, then flies when it is asked to"
     signal.signal(signal.SIGINT, signal.SIG_IGN) # Ctrl-C is the parent's affair
@@ -224,10 +224,11 @@ def serve(link: int): # descriptor of a socket
     link, crew = Connection(link), None
     while True:
         try: order, how = link.recv()
-        except EOFError: return
+        except (EOFError, ConnectionError): return
         try: crew, answer = _obey(crew, order, how)
         except Exception as e: answer = f'{type(e).__name__}: {e}'
-        link.send(answer)
+        try: link.send(answer)
+        except ConnectionError: return # the parent is gone
 
 def _as_arrays(module): return {k: v.detach().cpu().numpy() for k, v in module.state_dict().items()}
 
