@@ -85,13 +85,14 @@ def quantities(drones): # list of F Drones -> DataFrame, F rows
     return pd.DataFrame({'thrust-to-weight': t.thrust_to_weight, 'hover throttle': t.hover_throttle, 'torque-to-inertia': np.log(t.torque_to_inertia), 'yaw authority': np.log(yaw),
                          'rotor lag, rising': t.rising, 'rotor lag, falling': t.falling, 'mass': np.log(t.mass)})
 
-# %% ../nbs/08_understand.ipynb #d805d5f6
+# %% ../nbs/08_understand.ipynb #f6a6c587
 def ridge(x,            # (N, k)
           y,            # (N, m)
-          penalty=.003, # on the squared weights, relative to standardised inputs
+          penalty=.03, # on the squared weights, relative to scaled inputs
          ):             # function (N, k) -> (N, m)
     "Linear regression"
-    centre, spread = x.mean(0), x.std(0) + 1e-9
+    low, centre, high = np.quantile(x, (.16, .5, .84), axis=0)
+    spread = (high - low) / 2 + 1e-9
     features = lambda x: np.c_[np.clip((x - centre) / spread, -4, 4), np.ones(len(x))]
     f = features(x)
     w = np.linalg.solve(f.T @ f + penalty * len(x) * np.diag(np.r_[np.ones(f.shape[1] - 1), 0]), f.T @ y)
