@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['STARTS', 'KNOTS', 'DistillError', 'match', 'Weather', 'winds', 'weather', 'Rollout', 'rollout', 'imitate',
-           'resting_place', 'centred', 'score', 'chances', 'Run', 'learn', 'stacked', 'train', 'plot_learning']
+           'resting_place', 'centred', 'score', 'chances', 'Run', 'learn', 'stacked', 'train', 'finish',
+           'plot_learning']
 
-# %% ../nbs/04_distill.ipynb #7660e466
+# %% ../nbs/04_distill.ipynb #f1d22090
 import math
 import time
 from contextlib import nullcontext
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 
 from .core.config import Online, Settings
-from .learn import apg, flight, native
+from .learn import apg, flight, native, polish
 from .policy import RaptorPolicy, Teachers
 
 # %% ../nbs/04_distill.ipynb #e3310da2
@@ -176,7 +177,7 @@ def score(student: RaptorPolicy, fleet: flight.Fleet, settings: Settings, seed=0
         if t >= T // 2: error = error + flight.norm(before.position)
     return {"return": total.mean().item(), "survival": alive.float().mean().item(), "steady_error": (error / (T - T // 2))[alive].mean().item()}
 
-# %% ../nbs/04_distill.ipynb #c4a9ce02
+# %% ../nbs/04_distill.ipynb #060a9fb7
 def chances(drones: list, # D drones
             share,        # of draws that favour the sluggish
            ):             # (D,) probabilities
@@ -184,7 +185,7 @@ def chances(drones: list, # D drones
     sluggish = torch.tensor([1 / d.torque_to_inertia for d in drones])
     return share * sluggish / sluggish.sum() + (1 - share) / len(drones)
 
-# %% ../nbs/04_distill.ipynb #5b82ea2a
+# %% ../nbs/04_distill.ipynb #63296f48
 class Run:
     "A student in training: everything that a checkpoint holds"
     def __init__(self, settings: Settings, teachers: Teachers, drones: list, validation: list, device="cpu"):
@@ -209,7 +210,7 @@ class Run:
         self.student.load_state_dict(state["student"]); self.optimiser.load_state_dict(state["optimiser"]); self.generator.set_state(state["generator"])
         self.best, self.best_return, self.update = state["best"], state["best_return"], state["update"]
 
-# %% ../nbs/04_distill.ipynb #108b111d
+# %% ../nbs/04_distill.ipynb #753e8282
 def learn(run: Run, engine=apg.plain) -> dict:
     "One update; returns the loss, flights that ended in a hundred steps, the share of flights that teachers flew"
     online, D = run.settings.distillation.online, run.teachers.n
@@ -230,7 +231,7 @@ def stacked(teachers: Teachers, rows: list): # a teacher may be asked for twice
     "Teachers by their place in the stack"
     return teachers._like(range(len(rows)), {k: v[rows] for k, v in teachers.state_dict().items()}).requires_grad_(False)
 
-# %% ../nbs/04_distill.ipynb #af11d2c7
+# %% ../nbs/04_distill.ipynb #fd239f3e
 def train(settings: Settings,
           teachers: Teachers,  # D teachers
           drones: list,        # their drones
@@ -261,15 +262,50 @@ def train(settings: Settings,
     best.load_state_dict({k: v.cpu() for k, v in run.best.items()})
     return best
 
-# %% ../nbs/04_distill.ipynb #aea06c78
+# %% ../nbs/04_distill.ipynb #d8d497de
+def finish(settings: Settings,
+           student: RaptorPolicy,
+           drones: list,     # to fly
+           validation: list, # drones that choose the best student
+           device='cpu',
+           log=None,         # called with (update, {name: number}) as by `train`
+           checkpoints=None, # core.records.Checkpoints: goes on from the newest
+          ) -> RaptorPolicy:
+    "Polish a student; the best by return on the validation fleet is returned"
+    online, p = settings.distillation.online, settings.distillation.polish
+    run, fleet = polish.Polish(settings, student.cpu_copy(), drones, chances(drones, online.sluggish), device), flight.fleet_of(validation, device)
+    best, best_return = {k: v.clone() for k, v in student.state_dict().items()}, -math.inf
+    if checkpoints is not None and checkpoints.latest():
+        state = checkpoints.load()
+        run.load_state_dict(state['run']); best, best_return = state['best'], state['best_return']
+    engine = apg.choose_engine(settings.apg, p.updates * p.segment * online.environments * p.drones, device)
+    began, seen = time.monotonic(), []
+    while run.update < p.updates:
+        with native.small_operations() if engine is native else nullcontext(): seen.append(polish.improve(run, engine))
+        judge = run.update % online.validation_interval == 0 or run.update == p.updates
+        if not judge and run.update % online.log_interval: continue
+        got = pd.DataFrame(seen).mean().to_dict() | dict(seconds=time.monotonic() - began)
+        if judge:
+            got |= {f'validation_{k}': v for k, v in score(run.student, fleet, settings).items()}
+            if got['validation_return'] > best_return: best, best_return = {k: v.clone() for k, v in run.student.state_dict().items()}, got['validation_return']
+            if checkpoints is not None: checkpoints.save(run.update, dict(run=run.state_dict(), best=best, best_return=best_return), metric=best_return)
+        if log: log(run.update, got)
+        seen = []
+    out = student.cpu_copy()
+    out.load_state_dict({k: v.cpu() for k, v in best.items()})
+    return out
+
+# %% ../nbs/04_distill.ipynb #e4728d50
 def plot_learning(metrics: pd.DataFrame, # columns step, loss, validation_return
                   axes=None,             # two axes
                  ):
     "Loss and validation return over the updates"
     import matplotlib.pyplot as plt
     axes = axes if axes is not None else plt.subplots(1, 2, figsize=(9, 3), layout='constrained')[1]
-    axes[0].semilogy(metrics['step'], metrics['loss'])
-    axes[0].set(xlabel='update', ylabel='imitation loss (action²)')
+    axes[0].semilogy(metrics['step'], metrics['loss'], label='imitation loss (action²)')
+    if 'cost' in metrics: axes[0].semilogy(metrics['step'], metrics['cost'], label='cost a step, polishing')
+    axes[0].set(xlabel='update')
+    axes[0].legend(frameon=False)
     judged = metrics.dropna(subset=['validation_return'])
     axes[1].plot(judged['step'], judged['validation_return'], marker='.')
     axes[1].set(xlabel='update', ylabel='return on the validation fleet')

@@ -144,6 +144,8 @@ class APG:
     force: NonNegative = 0.25                 # largest std of the constant force in training, share of weight; each flight has its own, from 0 on
     tilt_share: Share = 0.25                  # of starts that are tilted further than the published 1 rad ...
     tilt: NonNegative = 1.8                   # ... up to this angle, rad
+    near: Positive = 0.02                     # m, below which a distance from the target costs as its square
+    precision: NonNegative = 0.               # further cost of being away from the target, half of it at 5 cm
     damping: NonNegative = 5e-4               # cost of angular velocity squared, (rad/s)^-2
     wall: NonNegative = 20.                   # cost of coming close to what ends a flight
     position_wall: Share = 0.75               # share of the position's limit at which the wall begins
@@ -208,6 +210,8 @@ class Polish:
     clip: Positive = 0.3                      # largest norm of the gradient ...
     block_clip: Positive = 1.                 # ... and of what sixteen flights add to it
     reset_probability: Share = 0.3            # of a fresh flight between segments
+    near: Positive = 0.005                    # as apg.near
+    precision: NonNegative = 0.2              # as apg.precision
     excess: NonNegative = 1.                  # cost of commands beyond -1..1, squared
 
 # %% ../../nbs/core/config.ipynb #d1577111

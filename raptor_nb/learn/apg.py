@@ -95,7 +95,8 @@ def cost(moving, before, force, fleet: Fleet, settings: APG):
     "What a step costs, judged at the state after it (D, E); `before` is the previous action"
     s = unbundle(moving, force)
     tilt = 2 * torch.acos(1 - (s.orientation[..., 3]**2 + .02**2).sqrt())
-    return ((square(s.position) + .02**2).sqrt() + .1 * tilt + (square(s.action - before) + .01**2).sqrt()
+    away = (square(s.position) + settings.near**2).sqrt()
+    return (away + settings.precision * away / (away + .05) + .1 * tilt + (square(s.action - before) + .01**2).sqrt()
             + settings.damping * square(s.angular_velocity) + settings.wall * wall(s, fleet, settings))
 
 # %% ../../nbs/learn/apg.ipynb #60d57ed1

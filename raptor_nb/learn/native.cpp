@@ -123,7 +123,7 @@ inline V4 spin(V4 q, V3 omega) { // half the product of q and (0, omega)
 struct Drone { // the order of `native.DRONE`
     float force_map[12], torque_map[12], curve[12], rising[4], falling[4], mass, gravity[3], inertia[9], inertia_inv[9], rotor_min, rotor_max, dt, limits[3];
 };
-struct Cost { float damping, wall, position_wall, velocity_wall, rate_wall; };
+struct Cost { float near, precision, damping, wall, position_wall, velocity_wall, rate_wall; };
 
 constexpr int MOVING = 21; // position 3, orientation 4, velocity 3, angular velocity 3, rotor speeds 4, action 4
 struct State { V3 p; V4 q; V3 v, omega; V rotor[4], action[4]; };
@@ -266,10 +266,12 @@ inline V cost(const Drone& d, const Cost& c, const State& s, const V* before) {
     V jerk{}; for (int i = 0; i < 4; i++) jerk += square(s.action[i] - before[i]);
     V wall{}; const V *p = &s.p.x, *v = &s.v.x, *o = &s.omega.x;
     for (int i = 0; i < 3; i++) wall += 4.f * square(beyond(p[i], d.limits[0], c.position_wall)) + square(beyond(v[i], 1.f, c.velocity_wall)) + square(beyond(o[i], c.rate_wall, 1.f));
-    return sqrt(dot(s.p, s.p) + 4e-4f) + .1f * tilt + sqrt(jerk + 1e-4f) + c.damping * dot(s.omega, s.omega) + c.wall * wall;
+    V away = sqrt(dot(s.p, s.p) + c.near * c.near);
+    return away + c.precision * away / (away + .05f) + .1f * tilt + sqrt(jerk + 1e-4f) + c.damping * dot(s.omega, s.omega) + c.wall * wall;
 }
 inline void cost_back(const Drone& d, const Cost& c, const State& s, const V* before, State& by, V* by_before) { // adds to by
-    by.p = by.p + (1.f / sqrt(dot(s.p, s.p) + 4e-4f)) * s.p;
+    V away = sqrt(dot(s.p, s.p) + c.near * c.near);
+    by.p = by.p + ((1.f + c.precision * .05f / square(away + .05f)) / away) * s.p;
     V u = sqrt(s.q.z * s.q.z + 4e-4f); by.q.z += .2f * s.q.z / (u * sqrt(u * (2.f - u)));
     V jerk{}; for (int i = 0; i < 4; i++) jerk += square(s.action[i] - before[i]);
     jerk = 1.f / sqrt(jerk + 1e-4f);

@@ -107,7 +107,7 @@ def _structure(name, numbers, floats, others=()): # ctypes structure as it stand
     fields = [(n, ctypes.c_int32) for n in numbers] + list(others) + [(n, ctypes.c_void_p) for n in floats.split()]
     return type(name, (ctypes.Structure,), {"_fields_": fields})
 
-class Cost(ctypes.Structure): _fields_ = [(n, ctypes.c_float) for n in ("damping", "wall", "position_wall", "velocity_wall", "rate_wall")]
+class Cost(ctypes.Structure): _fields_ = [(n, ctypes.c_float) for n in ("near", "precision", "damping", "wall", "position_wall", "velocity_wall", "rate_wall")]
 
 ACTOR, STUDENT = "w1 b1 w2 b2 w3 b3", "in_w in_b wi bi wh bh out_w out_b h0"
 SegmentTask = _structure("SegmentTask", "envs steps obs hidden".split(), f"drones {ACTOR} force fresh moving " + " ".join("g_" + n for n in ACTOR.split()) + " costs", [("cost", Cost)])
@@ -151,7 +151,7 @@ def segment(w: dict,  # weights of `Teachers`, scaling folded in
     w = {k: v.detach().contiguous() for k, v in w.items()}
     g, costs, moved = {k: torch.empty_like(v) for k, v in w.items()}, torch.empty(D), laid(moving).clone()
     keep = dict(drones=table(fleet) if drones is None else drones, force=laid(force), fresh=laid(fresh), moving=moved, costs=costs, **w, **{f"g_{k}": v for k, v in g.items()})
-    cost = Cost(settings.damping, settings.wall, settings.position_wall, settings.velocity_wall, settings.rate_wall)
+    cost = Cost(settings.near, settings.precision, settings.damping, settings.wall, settings.position_wall, settings.velocity_wall, settings.rate_wall)
     spread(library().segment, _task(SegmentTask, envs=E, steps=settings.segment, obs=obs, hidden=hidden, cost=cost, **keep), D)
     return moved.mT, g, costs
 
@@ -274,7 +274,7 @@ def student_segment(student,  # RaptorPolicy
     number = lambda x: x.to(torch.float32).contiguous()
     keep = dict(drones=table(fleet) if drones is None else drones, fresh=laid(fresh), wind=laid(wind), sigma=number(sigma), delay=number(delay), reset=number(reset), seeds=seeds,
                 gradients=sums, costs=costs, ends=ends, **dict(zip(("moving", "memory", "past"), state)), **w)
-    cost = Cost(settings.damping, settings.wall, settings.position_wall, settings.velocity_wall, settings.rate_wall)
+    cost = Cost(settings.near, settings.precision, settings.damping, settings.wall, settings.position_wall, settings.velocity_wall, settings.rate_wall)
     spread(library().polish, _task(PolishTask, envs=E, steps=steps, hidden=H, winds=wind.shape[1], cost=cost, excess=excess, **keep), B)
     n = steps * LANES
     return [x.mT for x in state], _named(student, w, (sums / n).split([v.numel() for v in w.values()], 1)), costs / n, ends.sum().item() / (n * B)

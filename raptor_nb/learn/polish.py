@@ -9,6 +9,7 @@ __all__ = ['Flights', 'renew', 'winds', 'segment', 'Polish', 'mean_gradient', 'i
 import math
 import time
 from contextlib import nullcontext
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -108,7 +109,7 @@ def segment(student: RaptorPolicy,
     seed = int(torch.randint(2 ** 31, (1,), generator=flights.generator, device=fleet.like.device))
     function = native.student_segment if engine is native else _by_autograd
     moved, grads, costs, ends = function(student, fleet, flights.moving[rows], flights.memory[rows], flights.past[rows], fresh, wind, flights.sigma[rows], flights.delay[rows],
-                                         reset, seed, flights.settings.apg, p.segment, p.excess, flights.table[apart])
+                                         reset, seed, replace(flights.settings.apg, near=p.near, precision=p.precision), p.segment, p.excess, flights.table[apart])
     for old, new in zip((flights.moving, flights.memory, flights.past), moved): old[rows] = new
     return grads, costs, 100 * ends
 
