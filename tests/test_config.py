@@ -154,7 +154,7 @@ def test_inheritance_is_deep_and_in_order(tmp_path):
     write(tmp_path, 'middle.yaml', 'inherit: base.yaml\nsac: {gamma: 0.6}\nevaluation: {observation_noise: [0.2]}\n')
     s = load_config(write(sub, 'top.yaml', 'inherit: ../middle.yaml\nsac: {tau: 0.2}\ndistillation: {online: {clip: 3}}\ntraining:\n'))
     assert (s.sac.gamma, s.sac.tau, s.sac.learning_rate) == (.6, .2, 3e-4)
-    assert (s.distillation.online.clip, s.distillation.online.drones, s.distillation.online.force) == (3., 3, .2)
+    assert (s.distillation.online.clip, s.distillation.online.drones, s.distillation.online.force) == (3., 3, .15)
     assert s.evaluation.observation_noise == (.2,)  # lists are replaced, not joined
     assert [p.name for p, _ in _layers((sub/'top.yaml').resolve())] == ['base.yaml', 'middle.yaml', 'top.yaml']
 

@@ -190,12 +190,12 @@ class Online:
     teacher_share: Share = 0.02               # share of updates in which teacher-flown lanes fade out
     sluggish: Share = 0.5                     # of draws that favour drones of small torque-to-inertia
     centre: bool = True                       # whether the teachers' steady-state offsets are taken out
-    observation_noise: NonNegative = 0.06     # m and rad; velocities 2 and 5 times; sigma of the noisiest flights
-    delay: Share = 0.4                        # of flights whose sensors are late, half of them by 10 ms, half by 20 ms
-    force: NonNegative = 0.2                  # largest std of a steady wind, share of weight
-    gust: NonNegative = 0.2                   # largest std of a gust, share of weight
-    pushes: NonNegative = 1.                  # a flight of `sequence_length`, on average
-    tilt_share: Share = 0.25                  # of starts that are tilted further than the published 1 rad ...
+    observation_noise: NonNegative = 0.02     # m and rad; velocities 2 and 5 times; sigma of the noisiest flights
+    delay: Share = 0.15                       # of flights whose sensors are late, half of them by 10 ms, half by 20 ms
+    force: NonNegative = 0.15                 # largest std of a steady wind, share of weight
+    gust: NonNegative = 0.15                  # largest std of a gust, share of weight
+    pushes: NonNegative = 0.3                 # a flight of `sequence_length`, on average
+    tilt_share: Share = 0.1                   # of starts that are tilted further than the published 1 rad ...
     tilt: NonNegative = 1.8                   # ... up to this angle, rad
     log_interval: Count = 50                  # updates between lines of the log
 
@@ -205,13 +205,13 @@ class Polish:
     updates: Natural = 0                      # 0: the student is left as it was distilled
     drones: Count = 32                        # an update
     segment: Count = 128                      # steps of backpropagation through time
-    learning_rate: Positive = 1e-3            # Adam, cosine from here ...
+    learning_rate: Positive = 2e-3            # Adam, cosine from here ...
     final_learning_rate: NonNegative = 1e-5   # ... to here
     clip: Positive = 0.3                      # largest norm of the gradient ...
-    block_clip: Positive = 1.                 # ... and of what sixteen flights add to it
+    block_clip: Positive = 3.                 # ... and of what sixteen flights add to it
     reset_probability: Share = 0.3            # of a fresh flight between segments
     near: Positive = 0.005                    # as apg.near
-    precision: NonNegative = 0.2              # as apg.precision
+    precision: NonNegative = 0.7              # as apg.precision
     excess: NonNegative = 1.                  # cost of commands beyond -1..1, squared
 
 # %% ../../nbs/core/config.ipynb #d1577111
