@@ -443,7 +443,7 @@ def train(settings: Settings,
     best.load_state_dict(run.best)
     return best
 
-# %% ../../nbs/learn/epochs.ipynb #92262456
+# %% ../../nbs/learn/epochs.ipynb #cb9f711b
 def published_curve() -> pd.DataFrame: # step, hours, loss, return, ended, length, batches
     "The learning curve of the published post-training"
     table = load_table(Path(str(resources.files('raptor_nb')))/'data'/'published_distillation_curve.csv')
@@ -465,6 +465,7 @@ def plot_epochs(metrics: pd.DataFrame, # of a run: step, return, ended, loss, se
     last = max(float(metrics['step'].max()), 20)
     axes[0].set(xlabel='epoch', ylabel='return of the student', xlim=(0, last))
     axes[1].set(xlabel='hours', ylabel='return of the student', xscale='log')
+    for ax in axes: ax.grid(alpha=.3)
     axes[2].set(xlabel='epoch', ylabel='flights that ended, %', xlim=(0, last))
     axes[0].legend()
     return axes
