@@ -6,7 +6,7 @@ JOBS ?= 2
 PROFILE ?= quick
 SLOW ?=
 
-.PHONY: help setup run check test prepare readme bad-input docs lab bench tflite clean
+.PHONY: help setup run foundation check test prepare readme bad-input docs lab bench tflite clean
 help:      ## this list
 	@grep -hE '^[a-z-]+: .*##|^[a-z-]+:  *##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-10s %s\n", $$1, $$2}'
 	@printf '%s\n' '' '  variables:' \
@@ -22,6 +22,9 @@ setup:     ## .venv with the locked packages and a compiled l2f (the other targe
 run: export WARM := $(PROFILE)
 run: setup       ## drones, teachers, student, export, flights and the report: reports/quick
 	$(BIN)/raptor_pipeline --profile $(PROFILE)
+
+foundation: setup ## the student that is shipped: 1000 drones, teachers, three seeds, and what is known about them: reports/foundation, raptor_nb/weights
+	$(BIN)/raptor_pipeline --profile full --report-dir reports/foundation --further 09_published_recipe,08_understand --ship raptor_nb/weights
 
 check: setup     ## seconds: the library is what the notebooks export, notebooks are clean, README is up to date
 	@$(BIN)/python -m pytest -q -o addopts= --no-header tests/test_hygiene.py
