@@ -486,8 +486,8 @@ def pipeline(profile='quick', # 'quick', 'full', or a YAML file
 SHIPPED = 'student.safetensors', 'student.onnx', 'student.h5'
 
 def _figures(rows): # of the verdict -> markdown table: flights on held-out and real drones, beside the published policy
-    some = [r for r in rows if r.get('published') is not None and r['value'] is not None and r['name'].split(' of ')[-1].startswith('student')]
-    line = lambda r: f"| {r['name'].replace(' of student', '')} | {_number(r['value'])} | {_number(r['published'])} | {'' if r['ok'] is None else 'yes' if r['ok'] else '**no**'} |"
+    some = [r for r in rows if r.get('published') is not None and r['value'] is not None and ' of student' in r['name']]
+    line = lambda r: f"| {r['name'].replace(' of student', '')} | {_number(r['value'])} | {_number(r['published'])} | {'**no**' if 'NOT better' in (r.get('note') or '') else 'equal' if (r.get('note') or '').startswith('equal') else 'yes' if r.get('note') else ''} |"
     return '\n'.join(['| figure | this student | published policy | better |', '| --- | --- | --- | --- |', *map(line, some)])
 
 def card(manifest, # of the student, dict
