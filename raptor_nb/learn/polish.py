@@ -27,7 +27,8 @@ class Flights:
                  hidden_dim=16,
                  generator=None,     # torch.Generator
                  device='cpu'):
-        self.settings, self.generator, self.fleet = settings, generator, flight.fleet_of(drones, device)
+        fleet = flight.fleet_of(drones, device)
+        self.settings, self.generator, self.fleet = settings, generator, fleet._replace(limits=(fleet.limits[0], settings.distillation.polish.velocity_limit, fleet.limits[2]))
         D, E, make = len(drones), settings.distillation.online.environments, lambda *k: torch.zeros(D, settings.distillation.online.environments, *k, device=device)
         self.table = native.table(self.fleet).cpu()
         self.moving, self.memory, self.past = make(21), make(hidden_dim), make(36)
@@ -109,7 +110,7 @@ def segment(student: RaptorPolicy,
     seed = int(torch.randint(2 ** 31, (1,), generator=flights.generator, device=fleet.like.device))
     function = native.student_segment if engine is native else _by_autograd
     moved, grads, costs, ends = function(student, fleet, flights.moving[rows], flights.memory[rows], flights.past[rows], fresh, wind, flights.sigma[rows], flights.delay[rows],
-                                         reset, seed, replace(flights.settings.apg, near=p.near, precision=p.precision), p.segment, p.excess, flights.table[apart])
+                                         reset, seed, replace(flights.settings.apg, near=p.near, precision=p.precision, velocity_wall=p.velocity_wall), p.segment, p.excess, flights.table[apart])
     for old, new in zip((flights.moving, flights.memory, flights.past), moved): old[rows] = new
     return grads, costs, 100 * ends
 
