@@ -193,7 +193,7 @@ class Online:
     observation_noise: NonNegative = 0.02     # m and rad; velocities 2 and 5 times; sigma of the noisiest flights
     delay: Share = 0.15                       # of flights whose sensors are late, half of them by 10 ms, half by 20 ms
     force: NonNegative = 0.15                 # largest std of a steady wind, share of weight
-    gust: NonNegative = 0.25                  # largest std of a gust, share of weight
+    gust: NonNegative = 0.2                   # largest std of a gust, share of weight
     pushes: NonNegative = 0.3                 # a flight of `sequence_length`, on average
     tilt_share: Share = 0.1                   # of starts that are tilted further than the published 1 rad ...
     tilt: NonNegative = 1.8                   # ... up to this angle, rad
@@ -212,8 +212,8 @@ class Polish:
     reset_probability: Share = 0.3            # of a fresh flight between segments
     near: Positive = 0.005                    # as apg.near
     precision: NonNegative = 1.               # as apg.precision
-    velocity_wall: NonNegative = 2.3          # m/s, as apg.velocity_wall
-    velocity_limit: Positive = 3.3            # m/s, at which a flight ends
+    velocity_wall: NonNegative = 2.5          # m/s, as apg.velocity_wall
+    velocity_limit: Positive = 3.5            # m/s, at which a flight ends
     excess: NonNegative = 1.                  # cost of commands beyond -1..1, squared
 
 # %% ../../nbs/core/config.ipynb #d1577111
