@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['STARTS', 'KNOTS', 'DistillError', 'match', 'Weather', 'winds', 'weather', 'Rollout', 'rollout', 'imitate',
-           'resting_place', 'centred', 'score', 'chances', 'Run', 'learn', 'stacked', 'train', 'finish',
-           'plot_learning']
+           'resting_place', 'centred', 'score', 'chances', 'Run', 'learn', 'stacked', 'choose_engine', 'train',
+           'finish', 'plot_learning']
 
 # %% ../nbs/04_distill.ipynb #f1d22090
 import math
@@ -232,6 +232,16 @@ def stacked(teachers: Teachers, rows: list): # a teacher may be asked for twice
     return teachers._like(range(len(rows)), {k: v[rows] for k, v in teachers.state_dict().items()}).requires_grad_(False)
 
 # %% ../nbs/04_distill.ipynb #fd239f3e
+def choose_engine(settings: Settings,
+                  steps,         # of flight, in all
+                  device="cpu",
+                  teachers=None, # who labels; None: nobody
+                 ):              # as of `apg.choose_engine`
+    "The engine that the settings name; where it is left open, torch for what the native engine does not take"
+    engine, taken = apg.choose_engine(settings.apg, steps, device), (settings.distillation.online.environments, settings.student.hidden_dim, teachers.hidden_dim if teachers else 0)
+    odd = any(n % native.LANES for n in taken) or taken[1] > 64 or taken[2] > 256
+    return apg.plain if engine is native and odd and settings.apg.engine == "auto" else engine
+
 def train(settings: Settings,
           teachers: Teachers,  # D teachers
           drones: list,        # their drones
@@ -243,8 +253,7 @@ def train(settings: Settings,
     "Distil the teachers into one student; the best by return on the validation fleet is returned"
     run, online = Run(settings, teachers, drones, validation, device), settings.distillation.online
     if checkpoints is not None and checkpoints.latest(): run.load_state_dict(checkpoints.load())
-    engine = apg.choose_engine(settings.apg, online.updates * settings.distillation.sequence_length * online.environments * online.drones, device)
-    if engine is native and online.environments % native.LANES: engine = apg.plain
+    engine = choose_engine(settings, online.updates * settings.distillation.sequence_length * online.environments * online.drones, device, teachers)
     began, losses = time.monotonic(), []
     while run.update < online.updates:
         with native.small_operations() if engine is native else nullcontext(): got = learn(run, engine) | dict(seconds=time.monotonic() - began)
@@ -271,14 +280,14 @@ def finish(settings: Settings,
            log=None,         # called with (update, {name: number}) as by `train`
            checkpoints=None, # core.records.Checkpoints: goes on from the newest
           ) -> RaptorPolicy:
-    "Polish a student; the best by return on the validation fleet is returned"
+    "Polish a student; the best by return on the validation fleet is returned, be it the one that was given"
     online, p = settings.distillation.online, settings.distillation.polish
     run, fleet = polish.Polish(settings, student.cpu_copy(), drones, chances(drones, online.sluggish), device), flight.fleet_of(validation, device)
-    best, best_return = {k: v.clone() for k, v in student.state_dict().items()}, -math.inf
     if checkpoints is not None and checkpoints.latest():
         state = checkpoints.load()
         run.load_state_dict(state['run']); best, best_return = state['best'], state['best_return']
-    engine = apg.choose_engine(settings.apg, p.updates * p.segment * online.environments * p.drones, device)
+    else: best, best_return = {k: v.clone() for k, v in run.student.state_dict().items()}, score(run.student, fleet, settings)['return']
+    engine = choose_engine(settings, p.updates * p.segment * online.environments * p.drones, device)
     began, seen = time.monotonic(), []
     while run.update < p.updates:
         with native.small_operations() if engine is native else nullcontext(): seen.append(polish.improve(run, engine))

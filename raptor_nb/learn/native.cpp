@@ -292,10 +292,10 @@ struct Scratch {
 thread_local Scratch scratch;
 
 constexpr int MAX_OBS = 32, MAX_HIDDEN = 256;
-struct Actor { const float *w1, *b1, *w2, *b2, *w3, *b3; int obs, hidden; };
+struct Actor { const float *w1, *b1, *w2, *b2, *w3, *b3; int obs, hidden; bool rectified = false; }; // hidden layers: tanh, or ReLU
 inline void act(const Actor& a, const V* seen, V* h1, V* h2, V* action) {
-    dense(a.w1, a.b1, a.obs, a.hidden, seen, h1); for (int i = 0; i < a.hidden; i++) h1[i] = tanh(h1[i]);
-    dense(a.w2, a.b2, a.hidden, a.hidden, h1, h2); for (int i = 0; i < a.hidden; i++) h2[i] = tanh(h2[i]);
+    dense(a.w1, a.b1, a.obs, a.hidden, seen, h1); for (int i = 0; i < a.hidden; i++) h1[i] = a.rectified ? relu(h1[i]) : tanh(h1[i]);
+    dense(a.w2, a.b2, a.hidden, a.hidden, h1, h2); for (int i = 0; i < a.hidden; i++) h2[i] = a.rectified ? relu(h2[i]) : tanh(h2[i]);
     dense(a.w3, a.b3, a.hidden, 4, h2, action); for (int i = 0; i < 4; i++) action[i] = tanh(action[i]);
 }
 
@@ -417,7 +417,7 @@ void segment(const SegmentTask* t, int32_t first, int32_t last) { for (int i = f
 
 // ---------------------------------------------------------------- flights of the student, labelled by the teachers
 struct FlightTask {
-    int32_t envs, steps, obs, hidden, student_hidden, starts, winds;
+    int32_t envs, steps, obs, hidden, student_hidden, starts, winds, rectified;
     const float *drones, *w1, *b1, *w2, *b2, *w3, *b3;            // (D, ...)
     const float *in_w, *in_b, *wi, *bi, *wh, *bh, *out_w, *out_b, *h0; // the student's
     const float *moving, *fresh, *wind;                           // (D, 21, E); (D, starts, 21, E); (D, winds, 3, E) N, at evenly spaced times
@@ -429,7 +429,7 @@ struct FlightTask {
 static void flight_of(const FlightTask& t, int drone, int block) {
     const int E = t.envs, T = t.steps, H = t.student_hidden, blocks = E / LANES, e = block * LANES;
     const Drone& d = ((const Drone*)t.drones)[drone];
-    const Actor actor{t.w1 + (size_t)drone * t.obs * t.hidden, t.b1 + (size_t)drone * t.hidden, t.w2 + (size_t)drone * t.hidden * t.hidden, t.b2 + (size_t)drone * t.hidden, t.w3 + (size_t)drone * t.hidden * 4, t.b3 + (size_t)drone * 4, t.obs, t.hidden};
+    const Actor actor{t.w1 + (size_t)drone * t.obs * t.hidden, t.b1 + (size_t)drone * t.hidden, t.w2 + (size_t)drone * t.hidden * t.hidden, t.b2 + (size_t)drone * t.hidden, t.w3 + (size_t)drone * t.hidden * 4, t.b3 + (size_t)drone * 4, t.obs, t.hidden, t.rectified != 0};
     const Student student{t.in_w, t.in_b, t.wi, t.bi, t.wh, t.bh, t.out_w, t.out_b, t.h0, H};
     const size_t at = (size_t)drone * blocks + block;
     float *observation = t.observation + at * T * SEEN * LANES, *label = t.label + at * T * 4 * LANES, *reset = t.reset + at * T * LANES;

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['FLAGS', 'LANES', 'ACTOR', 'STUDENT', 'SegmentTask', 'FlightTask', 'SequenceTask', 'NAMES', 'NOISE', 'PolishTask',
            'NativeError', 'compiler', 'source', 'build', 'library', 'available', 'small_operations', 'spread', 'Cost',
-           'table', 'laid', 'check_flights', 'segment', 'weights', 'blocks', 'block_gradients', 'imitation_loss',
-           'sequence_gradients', 'flights', 'student_segment']
+           'table', 'laid', 'check_flights', 'check_shapes', 'check_actors', 'segment', 'weights', 'blocks',
+           'block_gradients', 'imitation_loss', 'sequence_gradients', 'flights', 'student_segment']
 
 # %% ../../nbs/learn/native.ipynb #e5c9aa92
 import ctypes
@@ -111,12 +111,13 @@ class Cost(ctypes.Structure): _fields_ = [(n, ctypes.c_float) for n in ("near", 
 
 ACTOR, STUDENT = "w1 b1 w2 b2 w3 b3", "in_w in_b wi bi wh bh out_w out_b h0"
 SegmentTask = _structure("SegmentTask", "envs steps obs hidden".split(), f"drones {ACTOR} force fresh moving " + " ".join("g_" + n for n in ACTOR.split()) + " costs", [("cost", Cost)])
-FlightTask = _structure("FlightTask", "envs steps obs hidden student_hidden starts winds".split(), f"drones {ACTOR} {STUDENT} moving fresh wind sigma delay push by_teacher seeds observation label reset")
+FlightTask = _structure("FlightTask", "envs steps obs hidden student_hidden starts winds rectified".split(), f"drones {ACTOR} {STUDENT} moving fresh wind sigma delay push by_teacher seeds observation label reset")
 SequenceTask = _structure("SequenceTask", "steps hidden".split(), f"{STUDENT} observation label reset rows gradients loss")
 
 def _task(kind, **values): # tensors by their address; they must outlive the call
-    bad = next((k for k, v in values.items() if isinstance(v, Tensor) and not (v.is_contiguous() and v.device.type == "cpu")), None)
-    if bad: raise NativeError(f"{bad} must be contiguous and on the CPU")
+    fits = lambda v: v.is_contiguous() and v.device.type == "cpu" and (v.dtype == torch.float32 or not v.is_floating_point())
+    bad = next((k for k, v in values.items() if isinstance(v, Tensor) and not fits(v)), None)
+    if bad: raise NativeError(f"{bad} must be contiguous, on the CPU and float32")
     return kind(**{k: v.data_ptr() if isinstance(v, Tensor) else v for k, v in values.items()})
 
 # %% ../../nbs/learn/native.ipynb #cd80f3c0
@@ -136,6 +137,14 @@ def laid(x, # (D, E, k)
 def check_flights(n): # environments a drone. Raises NativeError
     if n % LANES: raise NativeError(f"there are {n} environments a drone; the native engine flies {LANES} side by side, so it must be a multiple of {LANES}")
 
+def check_shapes(**wanted): # name: (tensor, its shape). Raises NativeError
+    for name, (x, shape) in wanted.items():
+        if tuple(x.shape) != shape: raise NativeError(f"{name} has shape {tuple(x.shape)}; it must be {shape}")
+
+def check_actors(obs_dim, hidden_dim): # Raises NativeError
+    if hidden_dim % LANES or hidden_dim > 256: raise NativeError(f"the actors have {hidden_dim} hidden units; the native engine takes multiples of {LANES} up to 256")
+    if obs_dim not in (22, 26, 29): raise NativeError(f"the actors see {obs_dim} values; the native engine knows 22, 26 (with rotor speeds) and 29 (with the force)")
+
 def segment(w: dict,  # weights of `Teachers`, scaling folded in
             moving,   # (D, E, 21)
             force,    # (D, E, 3) N
@@ -147,7 +156,8 @@ def segment(w: dict,  # weights of `Teachers`, scaling folded in
     "A segment of flight and the gradients of its cost. Raises NativeError"
     (D, E, _), (_, obs, hidden) = moving.shape, w["w1"].shape
     check_flights(E)
-    if hidden % LANES or hidden > 256: raise NativeError(f"the actors have {hidden} hidden units; the native engine takes multiples of {LANES} up to 256")
+    check_actors(obs, hidden)
+    check_shapes(w1=(w["w1"], (D, obs, hidden)), moving=(moving, (D, E, 21)), force=(force, (D, E, 3)), fresh=(fresh, (D, E, 21)), drones=(fleet.mass, (D, 1)))
     w = {k: v.detach().contiguous() for k, v in w.items()}
     g, costs, moved = {k: torch.empty_like(v) for k, v in w.items()}, torch.empty(D), laid(moving).clone()
     keep = dict(drones=table(fleet) if drones is None else drones, force=laid(force), fresh=laid(fresh), moving=moved, costs=costs, **w, **{f"g_{k}": v for k, v in g.items()})
@@ -183,6 +193,8 @@ def block_gradients(student,     # RaptorPolicy
     "Loss of imitation and its gradients. Raises NativeError"
     N, T = observation.shape[:2]
     rows = torch.arange(N) if rows is None else torch.as_tensor(rows, dtype=torch.int64)
+    check_shapes(observation=(observation, (N, T, 22, LANES)), label=(label, (N, T, 4, LANES)), reset=(reset, (N, T, 1, LANES)))
+    if len(rows) and not 0 <= rows.min() <= rows.max() < N: raise NativeError(f"rows go from {rows.min()} to {rows.max()}; there are {N} blocks")
     w = weights(student)
     sums, loss = torch.empty(len(rows), sum(v.numel() for v in w.values())), torch.empty(len(rows))
     keep = dict(observation=observation, label=label, reset=reset, rows=rows, gradients=sums, loss=loss, **w)
@@ -231,13 +243,15 @@ def flights(student,    # RaptorPolicy
            ):           # observation, label and reset in blocks (D * E / 16, T, 22 | 4 | 1, 16)
     "Fly and label. Raises NativeError"
     D, E, _ = moving.shape
-    check_flights(E)
+    check_flights(E); check_actors(teachers.obs_dim, teachers.hidden_dim)
+    each = {k: (x, (D, E)) for k, x in dict(sigma=sigma, delay=delay, push=push, by_teacher=by_teacher).items()}
+    check_shapes(moving=(moving, (D, E, 21)), fresh=(fresh, (D, fresh.shape[1], E, 21)), wind=(wind, (D, wind.shape[1], E, 3)), teachers=(teachers.w1[:, 0, 0], (D,)), drones=(fleet.mass, (D, 1)), **each)
     out = [torch.empty(D * E // LANES, steps, k, LANES) for k in (22, 4, 1)]
     seeds = torch.randint(2**62, (D * E // LANES,), generator=torch.Generator().manual_seed(seed))
     number = lambda x: x.to(torch.float32).contiguous()
     keep = dict(drones=table(fleet) if drones is None else drones, moving=laid(moving), fresh=laid(fresh), wind=laid(wind), sigma=number(sigma), delay=number(delay), push=number(push),
                 by_teacher=number(by_teacher), seeds=seeds, **weights(student), **{k: v.detach().contiguous() for k, v in teachers.state_dict().items()}, **dict(zip(("observation", "label", "reset"), out)))
-    sizes = dict(envs=E, steps=steps, obs=teachers.obs_dim, hidden=teachers.hidden_dim, student_hidden=student.hidden_dim, starts=fresh.shape[1], winds=wind.shape[1])
+    sizes = dict(envs=E, steps=steps, obs=teachers.obs_dim, hidden=teachers.hidden_dim, student_hidden=student.hidden_dim, starts=fresh.shape[1], winds=wind.shape[1], rectified=teachers.activation == "relu")
     spread(library().flights, _task(FlightTask, **sizes, **keep), D * E // LANES)
     return out
 
@@ -268,6 +282,8 @@ def student_segment(student,  # RaptorPolicy
     D, E, _ = moving.shape
     check_flights(E)
     w, B, H = weights(student), D * E // LANES, student.hidden_dim
+    each = {k: (x, (D, E)) for k, x in dict(sigma=sigma, delay=delay, reset=reset).items()}
+    check_shapes(moving=(moving, (D, E, 21)), memory=(memory, (D, E, H)), past=(past, (D, E, 36)), fresh=(fresh, (D, E, 21)), wind=(wind, (D, wind.shape[1], E, 3)), drones=(fleet.mass, (D, 1)), **each)
     sums, costs, ends = torch.empty(B, sum(v.numel() for v in w.values())), torch.empty(B), torch.empty(B)
     seeds = torch.randint(2**62, (B,), generator=torch.Generator().manual_seed(seed))
     state = [laid(x).clone() for x in (moving, memory, past)]
