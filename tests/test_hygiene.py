@@ -96,6 +96,11 @@ def test_stages_have_plain_parameters(stage):
         ast.literal_eval(node.value)
 
 
+def test_the_table_of_contents_is_whole():
+    listed = re.findall(r"- (\S+\.ipynb)$", (ROOT / "nbs/sidebar.yml").read_text(), re.M)
+    assert sorted(listed) == sorted(p.relative_to(ROOT / "nbs").as_posix() for p in NOTEBOOKS)
+
+
 def test_readme_is_up_to_date():
     done = subprocess.run([sys.executable, ROOT / "tools/readme.py", "--check"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nbformat
+import yaml
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbdev.config import get_config
@@ -20,8 +21,6 @@ from pygments.lexers import PythonLexer
 ROOT = Path(__file__).resolve().parents[1]
 EXECUTED, SOURCES, SITE = Path("build/executed"), Path("build/docs"), Path("_docs")
 PAGES = {"docs/bad_input.md": "bad_input.md", "CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md"}
-STAGES = ["policy", "drones", "environment", "pretrain", "distill", "export", "evaluate", "pipeline", "understand"]
-PARTS = {"Learning": ["learn/flight", "learn/apg", "learn/sac"], "Foundations": ["core/config", "core/records"]}
 DIRECTIVE = re.compile(r"^#\|\s*([\w-]+):?\s*(.*)$")
 
 
@@ -57,7 +56,7 @@ def execute(path, library):
 
 def execute_all(jobs):
     files = notebooks(Path("nbs"))
-    library = hashlib.sha256(b"".join(p.read_bytes() for p in sorted(Path("raptor_nb").rglob("*.py")))).digest()
+    library = hashlib.sha256(b"".join(p.read_bytes() for p in sorted(Path("raptor_nb").rglob("*")) if p.suffix in {".py", ".cpp"})).digest()
     for old in notebooks(EXECUTED) if EXECUTED.exists() else []:
         if not (Path("nbs") / old.relative_to(EXECUTED)).exists(): old.unlink()
     with ThreadPoolExecutor(jobs) as pool:
@@ -159,7 +158,8 @@ def toctree(caption, pages):
 def contents(pages):
     "The site's table of contents, appended to the front page; a notebook that has no place in it yet comes last"
     have = {p.relative_to(SOURCES).with_suffix("").as_posix() for p in notebooks(SOURCES)} - {"index"}
-    placed = {"The way of the data": STAGES, **PARTS}
+    sidebar = yaml.safe_load(Path("nbs/sidebar.yml").read_text(encoding="utf-8"))["website"]["sidebar"]["contents"]
+    placed = {part["section"]: [re.sub(r"^\d+_", "", name.removesuffix(".ipynb")) for name in part["contents"]] for part in sidebar if isinstance(part, dict)}
     placed["More"] = sorted(have - {p for part in placed.values() for p in part})
     parts = {name: [p for p in part if p in have] for name, part in placed.items()}
     parts["Project"] = ["reports", *(Path(p).stem for p in pages)]
