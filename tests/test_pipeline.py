@@ -393,6 +393,39 @@ def test_log_thins_progress_and_cuts_long_texts(capsys):
     show({"msg_type": "update_display_data", "content": {"data": {"text/plain": "<Figure>", "image/png": ""}, "transient": {"display_id": "b"}}})
     assert capsys.readouterr().out.split("\n") == ["    update 0", "    a", "    ... (3 more lines)", ""]
 
+def test_further_notebooks_follow_and_their_rows_do(place):
+    rows = "json.dumps([dict(name='R2', value=.9, unit='', published=None, bar=None, ok=None)])"
+    for name, leaf in (("08_understand", "understand.json"), ("09_published_recipe", "epochs/verdict.json")):
+        write(place / "nbs", name, cell("config = ''\noutput_dir = 'runs/default'\nepochs = 0", "parameters"),
+              cell(f"import json\nfrom pathlib import Path\nout = Path(output_dir)/'{leaf}'\nout.parent.mkdir(exist_ok=True)\nout.write_text({rows})"))
+    engine = Fake()
+    with pytest.raises(ConfigError, match="there is no further notebook '08_undrstand'; the nearest is '08_understand'"): P.pipeline("quick", engine=engine, further=("08_undrstand",))
+    assert not engine.jobs
+    made = P.pipeline("quick", engine=engine, further=("09_published_recipe", "08_understand"))
+    assert engine.jobs == [*P.STAGES, "09_published_recipe", "08_understand"]
+    assert [r["name"] for r in made].count("R2") == 2
+    assert Path("reports/quick/08_understand.html").exists() and "why it fails" in Path("reports/quick/index.html").read_text()
+    again = P.pipeline("quick", engine=engine, further=("09_published_recipe", "08_understand"))
+    assert len(engine.jobs) == 6 and again[-1]["name"] == "second run"
+
+
+def test_shipping(place):
+    from raptor_nb.core.records import write_manifest
+    from raptor_nb.policy import RaptorPolicy
+    out, settings = Path("runs/x"), P.load_config("quick").to_dict()
+    student = RaptorPolicy()
+    out.mkdir(parents=True)
+    student.save(out / "student.safetensors"); student.to_hdf5(out / "student.h5")
+    with pytest.raises(FileNotFoundError, match="student.onnx' to ship"): P.ship(out, "weights", [])
+    assert not Path("weights").exists()
+    (out / "student.onnx").write_bytes(b"onnx")
+    write_manifest(out / "student.safetensors", settings=settings, seed=42, inputs=[], seconds=1., metrics={})
+    row = lambda name, note, ok: P.row(name, 1.5, "m", ok, 1., 2.) | dict(note=note)
+    P.ship(out, "weights", [row("RMSE of student, 9 drones, a", "better: -1", False), row("RMSE of student, 9 drones, b", "NOT better: +1", False), row("RMSE of published, 9 drones, b", "", None)])
+    assert (Path("weights/student.h5")).read_bytes() == (out / "student.h5").read_bytes()
+    text = Path("weights/README.md").read_text()
+    assert "| RMSE, 9 drones, a | 1.5 | 2 | yes |" in text and "| RMSE, 9 drones, b | 1.5 | 2 | **no** |" in text and "RMSE of published" not in text
+
 
 def test_verdict_line():
     assert P.verdict_line([P.row("a", 1, "")]) == "No figure has a bar."
