@@ -1,4 +1,4 @@
-"`pytest --bad-input docs/bad_input.md` writes what the tests of bad input were told, as a table for the documentation"
+"`pytest --bad-input=docs/bad_input.md` writes what the tests of bad input were told, as a table for the documentation"
 import re
 from pathlib import Path
 
