@@ -220,11 +220,7 @@ def learn(run: Run, engine=apg.plain) -> dict:
     fleet = flight.select(run.fleet, rows)
     happens = weather(fleet, run.settings, run.generator, share)
     loss, grads, ended = imitate(run.student, stacked(run.teachers, rows), fleet, happens, run.settings, engine, run.table[rows])
-    for group in run.optimiser.param_groups: group["lr"] = apg.cosine(run.update / online.updates, online.learning_rate, online.final_learning_rate)
-    for name, p in run.student.named_parameters(): p.grad = grads[name] if p.requires_grad else None
-    torch.nn.utils.clip_grad_norm_(run.student.parameters(), online.clip)
-    run.optimiser.step()
-    run.update += 1
+    polish.descend(run, grads, online)
     return dict(loss=loss, ended=ended, teacher_share=share)
 
 def stacked(teachers: Teachers, rows: list): # a teacher may be asked for twice

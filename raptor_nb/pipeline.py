@@ -46,6 +46,7 @@ class Stage:
     reads: dict          # parameter that names an input -> file of the output folder that is meant when it is empty
     needs: tuple = ()    # those of them that must be there
     common: tuple = ()   # parameters that it shares with other stages
+    fixed: tuple = ()    # (parameter, value) that a pipeline gives it whatever the profile
 
 _student, _teachers, _drones = {'student': 'student.safetensors'}, {'teachers': 'teachers.safetensors'}, {'drones': 'drones.json'}
 
@@ -57,7 +58,7 @@ STAGES = {s.name: s for s in (
 
 FURTHER = {s.name: s for s in (
     Stage('08_understand', 'what the student knows, how it grows, why it fails', ('understand.json', 'understand'), _student | _teachers | _drones, ('student', 'teachers', 'drones'), ('device', 'seed')),
-    Stage('09_published_recipe', 'a student by the published recipe, over the published curve', ('epochs/verdict.json', 'epochs/figures'), _teachers | _drones, ('teachers', 'drones'), ('device', 'seed')))}
+    Stage('09_published_recipe', 'a student by the published recipe, over the published curve', ('epochs/verdict.json', 'epochs/figures'), _teachers | _drones, ('teachers', 'drones'), ('device', 'seed'), (('config', 'post_training'), ('epochs', 100))))}
 
 # %% ../nbs/07_pipeline.ipynb #f6bea56a
 class StageError(RuntimeError):
@@ -427,10 +428,10 @@ def index_page(profile, rows, runs, figures, settings): # name; rows; Runs; file
 <section><details><summary>Settings</summary><pre>{html.escape(settings.to_yaml())}</pre></details></section>''')
 
 # %% ../nbs/07_pipeline.ipynb #da47e8af
-def plan(settings_name, output_dir, device='', seed=-1, drones=''): # -> {stage: parameters}
+def plan(settings_name, output_dir, device='', seed=-1, drones='', stages=STAGES): # -> {stage: parameters}
     "What each stage of a pipeline is given"
     common = {k: v for k, v in dict(device=device, seed=seed).items() if v not in ('', -1, None)}
-    out = {s.name: dict(config=str(settings_name), output_dir=str(output_dir), **{k: v for k, v in common.items() if k in s.common}) for s in STAGES.values()}
+    out = {s.name: dict(config=str(settings_name), output_dir=str(output_dir), **{k: v for k, v in common.items() if k in s.common}) | dict(s.fixed) for s in stages.values()}
     if drones: out['03_pretrain']['drones'] = str(drones)
     return out
 
@@ -441,10 +442,6 @@ def _copy_figures(source, target): # folders -> names
         with atomic(Path(target)/picture.name) as tmp: shutil.copyfile(picture, tmp)
         out.append(picture.name)
     return out
-
-def _further(name, config, output, device, seed): # -> parameters of a notebook that follows
-    common = {k: v for k, v in dict(device=device, seed=seed).items() if v not in ('', -1)}
-    return dict(config=str(config) if name != '09_published_recipe' else 'post_training', output_dir=str(output), **({'epochs': 100} if name == '09_published_recipe' else {}), **common)
 
 def _fleet_size(path): # of drones.json, or None
     try: return len(load_fleet(path))
@@ -469,12 +466,12 @@ def pipeline(profile='quick', # 'quick', 'full', or a YAML file
     if unknown: raise ConfigError(f"there is no further notebook '{unknown}'; {suggest(unknown, FURTHER)}")
     for stage in [*tasks, *further]: find_notebook(stage)
     runs = [run_stage(stage, parameters, report/f'{stage}.ipynb', engine) for stage, parameters in tasks.items()]
-    passed, made = time.monotonic() - start, all(r.skipped for r in runs)
-    runs += [run_stage(f, _further(f, config, output, device, seed), report/f'{f}.ipynb', engine) for f in further]
+    passed = time.monotonic() - start
+    runs += [run_stage(f, plan(config, output, device, seed, stages=FURTHER)[f], report/f'{f}.ipynb', engine) for f in further]
     for run in runs: _refresh_page(run.report)
     figures, judged = _copy_figures(output/'figures', report/'figures'), load_json(output/'verdict.json')
     old, profile = _record(report/'verdict.json'), settings.pipeline.profile
-    if made and old and all(r.skipped for r in runs): rows = [r for r in old if r['name'] != 'second run'] + [_cost('second run', passed, 's', profile)]
+    if old and all(r.skipped for r in runs): rows = [r for r in old if r['name'] != 'second run'] + [_cost('second run', passed, 's', profile)]
     else: rows = judged + cost_rows(runs[:len(tasks)], passed, _fleet_size(output/'drones.json'), profile) + [r for f in further for r in load_json(output/FURTHER[f].leaves[0])]
     save_json(report/'verdict.json', rows)
     with atomic(report/'index.html') as tmp: tmp.write_text(index_page(name, rows, runs, figures, settings), encoding='utf-8')
@@ -483,7 +480,7 @@ def pipeline(profile='quick', # 'quick', 'full', or a YAML file
     return rows
 
 # %% ../nbs/07_pipeline.ipynb #edc4c7d8
-SHIPPED = 'student.safetensors', 'student.onnx', 'student.h5'
+SHIPPED = 'student.safetensors', 'student.onnx', 'student.h5', 'student.safetensors.manifest.json'
 
 def _figures(rows): # of the verdict -> markdown table: flights on held-out and real drones, beside the published policy
     some = [r for r in rows if r.get('published') is not None and r['value'] is not None and ' of student' in r['name']]
@@ -497,7 +494,7 @@ def card(manifest, # of the student, dict
     training, d = manifest['settings']['training'], manifest['settings']['distillation']
     return f"""# The student
 
-One policy for any quadrotor: dense 22 -> 16 (ReLU), GRU 16, dense 16 -> 4; {2084} parameters with the initial hidden state. It sees position, rotation matrix, linear and angular velocity relative to its target and
+One policy for any quadrotor: dense 22 -> 16 (ReLU), GRU 16, dense 16 -> 4; 2084 parameters with the initial hidden state. It sees position, rotation matrix, linear and angular velocity relative to its target and
 its own last action, at 100 Hz, and commands four rotor speeds. Load it with `raptor_nb.policy.RaptorPolicy.pretrained()`.
 
 | file | for |
@@ -513,7 +510,8 @@ None was recorded: {training['num_teachers']} quadrotors drawn from the publishe
 A teacher for each drone by gradients through the physics; {d['online']['updates']} updates of online distillation with observation noise up to {d['online']['observation_noise']}, late sensors, wind, gusts and pushes; then
 {d['polish']['updates']} updates of the student's own flights by their gradient through physics, sensors and memory. Of {d['seeds']} seeds from {training['seed']} on, the best on a validation fleet.
 
-`make foundation` reproduces it. Commit {(manifest.get('commit') or 'unknown')[:10]}, {', '.join(f'{k} {v}' for k, v in manifest.get('versions', {}).items() if k in ('torch', 'l2f'))}.
+`make foundation` runs this recipe with the settings of the commit that is checked out; these weights are of commit {(manifest.get('commit') or 'unknown')[:10]}, {', '.join(f'{k} {v}' for k, v in manifest.get('versions', {}).items() if k in ('torch', 'l2f'))},
+and all their settings are in student.safetensors.manifest.json.
 
 ## Figures
 Flown in l2f, both policies on the same flights; steady errors and RMSE in m. The whole report: `reports/foundation`.
@@ -576,8 +574,8 @@ def pipeline_command(argv=None): # arguments without the program's name; None: t
     p.add_argument('--further', default='', help="'08_understand,09_published_recipe': what else to run once the student is judged")
     p.add_argument('--ship', default='', help='folder that then gets the weights and a model card, for example raptor_nb/weights')
     args = p.parse_args(argv)
-    report, further = args.report_dir or f'reports/{Path(args.profile).stem}', tuple(f.strip() for f in args.further.split(',') if f.strip())
-    rows = pipeline(args.profile, args.output_dir, report, args.device, args.seed, before=0. if argv is not None else _age(), further=further)
+    further = tuple(f.strip() for f in args.further.split(',') if f.strip())
+    rows = pipeline(args.profile, args.output_dir, args.report_dir, args.device, args.seed, before=0. if argv is not None else _age(), further=further)
     if args.ship: ship(args.output_dir or f'runs/{Path(args.profile).stem}', args.ship, rows)
 
 def _age(): # s since this process was started

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FLAGS', 'LANES', 'ACTOR', 'STUDENT', 'SegmentTask', 'FlightTask', 'SequenceTask', 'NAMES', 'NOISE', 'PolishTask',
            'NativeError', 'compiler', 'source', 'build', 'library', 'available', 'small_operations', 'spread', 'Cost',
-           'table', 'laid', 'check_flights', 'check_shapes', 'check_actors', 'segment', 'weights', 'blocks',
+           'table', 'laid', 'check_flights', 'check_shapes', 'check_actors', 'segment', 'takes', 'weights', 'blocks',
            'block_gradients', 'imitation_loss', 'sequence_gradients', 'flights', 'student_segment']
 
 # %% ../../nbs/learn/native.ipynb #e5c9aa92
@@ -109,6 +109,8 @@ def _structure(name, numbers, floats, others=()): # ctypes structure as it stand
 
 class Cost(ctypes.Structure): _fields_ = [(n, ctypes.c_float) for n in ("near", "precision", "damping", "wall", "position_wall", "velocity_wall", "rate_wall")]
 
+def _cost(settings): return Cost(*(getattr(settings, name) for name, _ in Cost._fields_)) # APG
+
 ACTOR, STUDENT = "w1 b1 w2 b2 w3 b3", "in_w in_b wi bi wh bh out_w out_b h0"
 SegmentTask = _structure("SegmentTask", "envs steps obs hidden".split(), f"drones {ACTOR} force fresh moving " + " ".join("g_" + n for n in ACTOR.split()) + " costs", [("cost", Cost)])
 FlightTask = _structure("FlightTask", "envs steps obs hidden student_hidden starts winds rectified".split(), f"drones {ACTOR} {STUDENT} moving fresh wind sigma delay push by_teacher seeds observation label reset")
@@ -161,20 +163,27 @@ def segment(w: dict,  # weights of `Teachers`, scaling folded in
     w = {k: v.detach().contiguous() for k, v in w.items()}
     g, costs, moved = {k: torch.empty_like(v) for k, v in w.items()}, torch.empty(D), laid(moving).clone()
     keep = dict(drones=table(fleet) if drones is None else drones, force=laid(force), fresh=laid(fresh), moving=moved, costs=costs, **w, **{f"g_{k}": v for k, v in g.items()})
-    cost = Cost(settings.near, settings.precision, settings.damping, settings.wall, settings.position_wall, settings.velocity_wall, settings.rate_wall)
-    spread(library().segment, _task(SegmentTask, envs=E, steps=settings.segment, obs=obs, hidden=hidden, cost=cost, **keep), D)
+    spread(library().segment, _task(SegmentTask, envs=E, steps=settings.segment, obs=obs, hidden=hidden, cost=_cost(settings), **keep), D)
     return moved.mT, g, costs
 
 # %% ../../nbs/learn/native.ipynb #2de1b8cb
 NAMES = dict(in_w="input_layer.linear.weight", in_b="input_layer.linear.bias", wi="gru.gru.weight_ih_l0", bi="gru.gru.bias_ih_l0", wh="gru.gru.weight_hh_l0", bh="gru.gru.bias_hh_l0",
              out_w="output_layer.linear.weight", out_b="output_layer.linear.bias", h0="gru.initial_hidden_state")
 
+def takes(student) -> bool: # RaptorPolicy
+    "Whether the student has a shape that `native.cpp` knows"
+    return (student.obs_dim, student.action_dim) == (22, 4) and student.hidden_dim % LANES == 0 and student.hidden_dim <= 64
+
 def weights(student): # RaptorPolicy -> {name in native.cpp: tensor}
     "The student's weights for `native.cpp`. Raises NativeError"
-    if (student.obs_dim, student.action_dim) != (22, 4) or student.hidden_dim % LANES or student.hidden_dim > 64:
+    if not takes(student):
         raise NativeError(f"the student takes {student.obs_dim} values, remembers {student.hidden_dim} and commands {student.action_dim}; the native engine takes 22, multiples of {LANES} up to 64, and 4")
     state = student.state_dict()
     return {k: (v.T if (v := state[name].detach().cpu()).ndim == 2 and k != "h0" else v.flatten()).contiguous() for k, name in NAMES.items()}
+
+def _named(student, w, parts): # split rows of gradients -> {parameter name: (rows, ...)}
+    own = dict(student.named_parameters())
+    return {NAMES[k]: (g.view(-1, *v.shape).mT if v.ndim == 2 else g).reshape(-1, *own[NAMES[k]].shape).contiguous() for (k, v), g in zip(w.items(), parts)}
 
 # %% ../../nbs/learn/native.ipynb #58a33441
 def blocks(x, # (L, T, k) sequences, or (L, T)
@@ -200,10 +209,8 @@ def block_gradients(student,     # RaptorPolicy
     keep = dict(observation=observation, label=label, reset=reset, rows=rows, gradients=sums, loss=loss, **w)
     spread(library().sequences, _task(SequenceTask, steps=T, hidden=student.hidden_dim, **keep), len(rows), workers)
     n = len(rows) * T * LANES * 4
-    parts = (sums.sum(0) / n).split([v.numel() for v in w.values()])
-    own = dict(student.named_parameters())
-    grads = {NAMES[k]: (g.view(v.shape).T if v.ndim == 2 else g).reshape(own[NAMES[k]].shape).contiguous() for (k, v), g in zip(w.items(), parts)}
-    return loss.sum().item() / n, grads
+    grads = _named(student, w, (sums.sum(0, keepdim=True) / n).split([v.numel() for v in w.values()], 1))
+    return loss.sum().item() / n, {k: g[0] for k, g in grads.items()}
 
 # %% ../../nbs/learn/native.ipynb #1d84260a
 def imitation_loss(student, observation, label, reset): # as `sequence_gradients` -> scalar tensor
@@ -216,7 +223,7 @@ def sequence_gradients(student,     # RaptorPolicy
                        reset,       # (L, T) bool, True where a flight begins
                       ):            # mean squared error, {parameter name: gradient}
     "Loss of imitation and its gradients, natively where that is possible"
-    if available() and observation.device.type == "cpu" and len(observation) % LANES == 0 and student.hidden_dim % LANES == 0 and student.hidden_dim <= 64 and student.obs_dim == 22:
+    if available() and observation.device.type == "cpu" and len(observation) % LANES == 0 and takes(student):
         return block_gradients(student, *map(blocks, (observation, label, reset)))
     own = dict(student.named_parameters())
     loss = imitation_loss(student, observation, label, reset)
@@ -258,10 +265,6 @@ def flights(student,    # RaptorPolicy
 # %% ../../nbs/learn/native.ipynb #7cf52065
 PolishTask = _structure("PolishTask", "envs steps hidden winds".split(), f"drones {STUDENT} fresh wind sigma delay reset seeds moving memory past gradients costs ends", [("cost", Cost), ("excess", ctypes.c_float)])
 
-def _named(student, w, parts): # split rows of gradients -> {parameter name: (rows, ...)}
-    own = dict(student.named_parameters())
-    return {NAMES[k]: (g.view(-1, *v.shape).mT if v.ndim == 2 else g).reshape(-1, *own[NAMES[k]].shape).contiguous() for (k, v), g in zip(w.items(), parts)}
-
 def student_segment(student,  # RaptorPolicy
                     fleet: Fleet,
                     moving,   # (D, E, 21)
@@ -290,7 +293,6 @@ def student_segment(student,  # RaptorPolicy
     number = lambda x: x.to(torch.float32).contiguous()
     keep = dict(drones=table(fleet) if drones is None else drones, fresh=laid(fresh), wind=laid(wind), sigma=number(sigma), delay=number(delay), reset=number(reset), seeds=seeds,
                 gradients=sums, costs=costs, ends=ends, **dict(zip(("moving", "memory", "past"), state)), **w)
-    cost = Cost(settings.near, settings.precision, settings.damping, settings.wall, settings.position_wall, settings.velocity_wall, settings.rate_wall)
-    spread(library().polish, _task(PolishTask, envs=E, steps=steps, hidden=H, winds=wind.shape[1], cost=cost, excess=excess, **keep), B)
+    spread(library().polish, _task(PolishTask, envs=E, steps=steps, hidden=H, winds=wind.shape[1], cost=_cost(settings), excess=excess, **keep), B)
     n = steps * LANES
     return [x.mT for x in state], _named(student, w, (sums / n).split([v.numel() for v in w.values()], 1)), costs / n, ends.sum().item() / (n * B)
