@@ -219,10 +219,10 @@ def _sources(notebook): # -> hash of the cells, not of ids and outputs
 
 @functools.cache
 def _library(name): # of a stage -> hash of the modules and data it can import
-    "All of the package but this module and the other stages'"
+    "All of the package but this module, the shipped weights, which a run may replace, and other stages' modules; what comes further imports these"
     root, own = Path(raptor_nb.__file__).resolve().parent, name.partition('_')[2]
-    others = {f"{s.partition('_')[2]}.py" for s in STAGES} - {f'{own}.py'} | {'pipeline.py', '_modidx.py', '__init__.py'}
-    files = sorted(p for p in root.rglob('*') if p.suffix in ('.py', '.json', '.safetensors') and not (p.parent == root and p.name in others))
+    others = {f"{s.partition('_')[2]}.py" for s in (() if name in FURTHER else STAGES | FURTHER)} - {f'{own}.py'} | {'pipeline.py', '_modidx.py', '__init__.py', 'weights'}
+    files = sorted(p for p in root.rglob('*') if p.suffix in ('.py', '.json', '.safetensors') and p.relative_to(root).parts[0] not in others)
     return hashlib.sha256('\n'.join(f'{p.relative_to(root)} {file_hash(p)}' for p in files).encode()).hexdigest()
 
 def _inputs(stage, parameters, folder): # -> {parameter: path}

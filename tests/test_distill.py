@@ -128,11 +128,14 @@ def test_wind_is_interpolated(setting):
 
 
 def test_wind_is_of_every_strength_up_to_what_was_said(setting):
-    fleet, online = flight.fleet_of(setting[2]), changed(setting[0], force=.3, gust=0., environments=2000).distillation.online
-    wind = distill.winds(fleet, online, torch.Generator().manual_seed(0)) / (9.81 * fleet.mass[..., None, None])
+    fleet = flight.fleet_of(setting[2])
+    def blown(**changes): # as a share of weight
+        drawn, _ = flights(setting, environments=2000, **changes)
+        return drawn.wind / (9.81 * fleet.mass[..., None, None])
+    wind = blown(force=.3, gust=0.)
     assert wind.shape == (3, distill.KNOTS, 2000, 3) and torch.equal(wind[:, 0], wind[:, -1])
     assert wind.square().mean().sqrt().item() == pytest.approx(.3 / 3 ** .5, rel=.05)
-    gusts = distill.winds(fleet, changed(setting[0], force=0., gust=.3, environments=2000).distillation.online, torch.Generator().manual_seed(0)) / (9.81 * fleet.mass[..., None, None])
+    gusts = blown(force=0., gust=.3)
     crossings = (gusts[:, 1:].sign() != gusts[:, :-1].sign()).sum(1).float()
     assert gusts.square().mean().sqrt().item() == pytest.approx(.3 / 6 ** .5, rel=.05) and crossings.min() <= 1 and 8 <= crossings.max() <= 11, "0.1 to 1 Hz over 5 s"
 

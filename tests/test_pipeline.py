@@ -222,19 +222,21 @@ def test_changed_library_is_done_again(place, monkeypatch):
 
 
 def test_a_stage_does_not_depend_on_the_other_stages(tmp_path, monkeypatch):
-    for name in ("core/x.py", "distill.py", "pretrain.py", "pipeline.py", "__init__.py"):
+    for name in ("core/x.py", "distill.py", "pretrain.py", "understand.py", "weights/student.safetensors", "pipeline.py", "__init__.py"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("1")
     monkeypatch.setattr(P.raptor_nb, "__file__", str(tmp_path / "__init__.py"))
     fresh = P._library.__wrapped__
-    before = {n: fresh(n) for n in ("03_pretrain", "04_distill")}
+    before = {n: fresh(n) for n in ("03_pretrain", "04_distill", "08_understand")}
     changed = lambda: [n for n in before if fresh(n) != before[n]]
-    (tmp_path / "pipeline.py").write_text("2")
-    assert changed() == []
+    for name in ("pipeline.py", "weights/student.safetensors"): (tmp_path / name).write_text("2")
+    assert changed() == [], "what is shipped comes from a run and does not make it run again"
+    (tmp_path / "understand.py").write_text("2")
+    assert changed() == ["08_understand"]
     (tmp_path / "distill.py").write_text("2")
-    assert changed() == ["04_distill"]
+    assert changed() == ["04_distill", "08_understand"], "what comes further uses the stages"
     (tmp_path / "core/x.py").write_text("2")
-    assert changed() == ["03_pretrain", "04_distill"]
+    assert changed() == ["03_pretrain", "04_distill", "08_understand"]
 
 
 def test_a_stage_that_failed_goes_on(place):
