@@ -390,6 +390,7 @@ def apprentice(name, settings: Settings, teachers, drones, validation, folder, d
     if finished(path, settings=made): return RaptorPolicy.load(path)
     with run_lock(path.parent):
         student = distill.train(settings, teachers, drones, validation, device, log, Checkpoints(path.parent/'checkpoints', keep=1))
+        if settings.distillation.polish.updates: student = distill.finish(settings, student, drones, validation, device, log, Checkpoints(path.parent/'polishing', keep=1))
         student.save(path)
         write_manifest(path, settings=made, seed=settings.training.seed)
     return student
@@ -435,6 +436,8 @@ def plot_growth(table,  # columns teachers, fleet ('held-out' or 'own'), and tho
 INGREDIENTS = { # what is left out -> settings that leave it out
     'nothing': {},
     'nothing, another seed': {'training.seed': 1},
+    'polishing': {'distillation.polish.updates': 0},
+    'sluggish drones drawn more often': {'distillation.online.sluggish': 0.},
     'sensor noise': {'distillation.online.observation_noise': 0.},
     'delay': {'distillation.online.delay': 0.},
     'wind and gusts': {'distillation.online.force': 0., 'distillation.online.gust': 0.},

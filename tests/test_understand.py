@@ -25,7 +25,7 @@ from raptor_nb.understand import (CAUSES, INGREDIENTS, UnderstandError, adaptati
 pytest.importorskip("l2f", reason="needs the extra raptor-nb[sim]")
 FREE = dict(force=0., observation_noise=0., velocity_limit=False)
 TINY = load_config(apg=dict(segment=20, environments=16, updates=2, engine="plain"),
-                   distillation=dict(sequence_length=30, online=dict(drones=1, environments=16, updates=2, validation_interval=2, validation_drones=2)))
+                   distillation=dict(sequence_length=30, online=dict(drones=1, environments=16, updates=2, validation_interval=2, validation_drones=2), polish=dict(updates=1, drones=1, segment=20)))
 
 
 @pytest.fixture(scope="module")
@@ -233,7 +233,7 @@ def test_bad_number_of_teachers_is_refused(stack, n):
 
 
 def test_every_ingredient_changes_what_it_names():
-    base = load_config()
+    base = load_config("quick")
     for name, s in recipes(base).items():
         was, now = base.to_dict(), s.to_dict()
         leaves = lambda d, at="": {f"{at}{k}": v for k, x in d.items() for k, v in (leaves(x, f"{k}.").items() if isinstance(x, dict) else [(k, x)])}
@@ -253,13 +253,17 @@ def test_a_student_is_trained_once(stack, tmp_path, monkeypatch):
     calls = []
     train = module.distill.train
     monkeypatch.setattr(module.distill, "train", lambda *args, **kw: calls.append(args) or train(*args, **kw))
+    finished = []
+    monkeypatch.setattr(module.distill, "finish", lambda *args: finished.append(args) or args[1])
     again = apprentice("one", TINY, teachers, drones, sample_fleet(2), tmp_path)
     assert not calls and all(torch.equal(a, b) for a, b in zip(first.state_dict().values(), again.state_dict().values()))
     apprentice("one", load_config(TINY, **{"distillation.online.updates": 3}), teachers, drones, sample_fleet(2), tmp_path)
-    assert len(calls) == 1 and len(list(tmp_path.iterdir())) == 2
+    assert len(calls) == len(finished) == 1 and len(list(tmp_path.iterdir())) == 2
+    apprentice("one", load_config(TINY, **{"distillation.polish.updates": 0}), teachers, drones, sample_fleet(2), tmp_path / "unpolished")
+    assert len(calls) == 2 and len(finished) == 1, "a recipe without polishing is not polished"
     next(tmp_path.glob("one-*")).joinpath("student.safetensors").write_bytes(b"cut")
     apprentice("one", TINY, teachers, drones, sample_fleet(2), tmp_path); apprentice("one", load_config(TINY, **{"distillation.online.updates": 3}), teachers, drones, sample_fleet(2), tmp_path)
-    assert len(calls) == 2
+    assert len(calls) == 3
 
 
 def test_other_teachers_make_another_student(stack, tmp_path):
