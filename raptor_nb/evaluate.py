@@ -511,7 +511,7 @@ def plot_bars(table,  # of `summary`, one fleet and condition
     middle, low, high = (scale * table[metric + end].to_numpy(float) for end in ('', '_low', '_high'))
     ax.bar(table.policy, middle, color=[colour(p) for p in table.policy])
     ax.errorbar(range(len(table)), middle, np.abs([middle - low, high - middle]), fmt='none', ecolor='k', capsize=3)
-    for x, value in enumerate(middle): ax.annotate(f'{value:.3g}', (x, max(high[x], 0)), (0, 4), textcoords='offset points', ha='center', fontsize=8)
+    for x, value in enumerate(middle): ax.annotate(f'{value:.3g}', (x, max(high[x], 0)), (0, 4), textcoords='offset points', ha='center', fontsize=8, zorder=4, bbox=dict(fc='w', ec='none', pad=.6, alpha=.8))
     if bar is not None: ax.axhline(scale * bar, color='k', ls='--', lw=1)
     ax.set(ylabel=label)
     ax.margins(y=.15)
