@@ -1,4 +1,6 @@
-"""Environment steps a second of the engines of `learn.apg` and `learn.native`: teachers with gradients, the student with labels and gradients. `python benchmarks/engines.py [threads]`"""
+"""Environment steps a second of the engines of `learn.apg` and `learn.native`: teachers with gradients, the student with labels and gradients; and where the time of an update of each stage goes. `python benchmarks/engines.py [threads]`"""
+import cProfile
+import pstats
 import sys
 import time
 
@@ -46,8 +48,35 @@ def flights(drones=32):
     with native.small_operations(): yield 'student, polishing, native', steps / best(lambda: polish.improve(run, native), 9)
 
 
+def shares(function, parts, times=60):
+    "Milliseconds a call, and the share of it spent in some functions, given as {label: (end of the file's name, function)}"
+    function()
+    with cProfile.Profile() as profile:
+        start = time.perf_counter()
+        for _ in range(times): function()
+        spent = time.perf_counter() - start
+    took = {label: sum(row[3] for (file, _, name), row in pstats.Stats(profile).stats.items() if file.endswith(at) and name == called) / spent for label, (at, called) in parts.items()}
+    return 1e3 * spent / times, took | {'the rest': 1 - sum(took.values())}
+
+
+def updates():
+    "An update of each stage as `make foundation` makes it"
+    settings = load_config('full')
+    fleet_drones = sample_fleet(settings.apg.group)
+    teaching = apg.Run(settings.apg, fleet_drones)
+    made = teaching.teachers()
+    distilling = distill.Run(settings, made, fleet_drones, fleet_drones[:2])
+    polishing = polish.Polish(settings, RaptorPolicy(), fleet_drones, torch.ones(len(fleet_drones)))
+    descent = {'optimiser': ('polish.py', 'descend')}
+    with native.small_operations():
+        yield 'teachers', *shares(lambda: apg.improve(teaching, native), {'flights and gradients': ('native.py', 'segment'), 'fresh starts': ('apg.py', 'starts'), 'optimiser': ('adam.py', 'adam')})
+        yield 'distillation', *shares(lambda: distill.learn(distilling, native), {'flights and labels': ('native.py', 'flights'), 'gradients': ('native.py', 'block_gradients'), 'weather': ('distill.py', 'weather')} | descent)
+        yield 'polishing', *shares(lambda: polish.improve(polishing, native), {'flights and gradients': ('native.py', 'student_segment'), 'fresh starts and weather': ('polish.py', 'renew')} | descent)
+
+
 if __name__ == '__main__':
     if len(sys.argv) > 1: torch.set_num_threads(int(sys.argv[1]))
     print(f'{torch.get_num_threads()} threads')
     for rows in (teachers(), student(), flights()):
         for name, rate in rows: print(f'{name:32s} {rate / 1e6:6.2f} million steps/s', flush=True)
+    for stage, milliseconds, took in updates(): print(f'an update of {stage}: {milliseconds:.1f} ms; ' + ', '.join(f'{part} {share:.0%}' for part, share in took.items()), flush=True)
