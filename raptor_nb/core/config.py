@@ -212,8 +212,8 @@ class Polish:
     reset_probability: Share = 0.3            # of a fresh flight between segments
     near: Positive = 0.005                    # as apg.near
     precision: NonNegative = 1.               # as apg.precision
-    velocity_wall: NonNegative = 2.25         # m/s, as apg.velocity_wall
-    velocity_limit: Positive = 3.0            # m/s, at which a flight ends
+    velocity_wall: NonNegative = 2.5          # m/s, as apg.velocity_wall
+    velocity_limit: Positive = 3.5            # m/s, at which a flight ends
     excess: NonNegative = 1.                  # cost of commands beyond -1..1, squared
 
 # %% ../../nbs/core/config.ipynb #d1577111
