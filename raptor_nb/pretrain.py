@@ -120,6 +120,9 @@ def judged(drones): return [vary(d, force=0.) for d in drones] # the conditions 
 
 def beginners(settings: Settings, drones: list, ids: list) -> Teachers:
     "The actors before they learn anything"
+    if settings.training.algorithm == 'sac':
+        learner = sac.create_learner(ids, settings.sac, settings.training.seed, settings.observation.dim + settings.action.dim * settings.sac.privileged)
+        return sac.teachers_of(learner.actor, ids)
     teachers = apg.Run(settings.apg, drones, settings.training.seed).teachers()
     teachers.ids = tuple(ids)
     return teachers

@@ -164,9 +164,10 @@ struct SacTask {
 static void update_of(const SacTask& t, int k) {
     const int B = t.batch, H = t.critic_hidden, A = t.actor_hidden, O = t.obs;
     const Parts pc = parts(H, false), pa = parts(A, true);
-    scratch.reserve(sizeof(float) * ((size_t)B * (3 * P + 6 * H + 4 * A + P + 8) + (size_t)H * H + 4096));
+    const size_t square = (size_t)(H > A ? H : A) * (H > A ? H : A); // of the largest matrix, which a hidden layer of 32 makes the last one's too
+    scratch.reserve(sizeof(float) * ((size_t)B * (3 * P + 6 * H + 4 * A + 8) + square + 4096));
     auto take = [](size_t n) { return (float*)scratch.take((n + LANES - 1) / LANES); };
-    float *x = take((size_t)B * P), *z = take((size_t)B * P), *both[2][2], *d2 = take((size_t)B * H), *d1 = take((size_t)B * H), *turned = take((size_t)H * H);
+    float *x = take((size_t)B * P), *z = take((size_t)B * P), *both[2][2], *d2 = take((size_t)B * H), *d1 = take((size_t)B * H), *turned = take(square);
     for (auto& c : both) for (auto& h : c) h = take((size_t)B * H);
     float *a1 = take((size_t)B * A), *a2 = take((size_t)B * A), *e1 = take((size_t)B * A), *e2 = take((size_t)B * A), *out = take((size_t)B * P);
     float *q[2] = {take(B), take(B)}, *y = take(B), *log_prob = take(B), *reward = take(B), *goes_on = take(B);

@@ -6,9 +6,9 @@
 __all__ = ['stream', 'network', 'forward', 'gaussian', 'squash', 'value', 'bellman_target', 'critic_loss', 'actor_loss',
            'temperature_loss', 'Learner', 'create_learner', 'Batch', 'Replay', 'Draws', 'draw_block', 'descend',
            'update_critic', 'update_actor', 'update', 'Langevin', 'Target', 'Flights', 'teachers_of', 'losses',
-           'evaluate', 'Run', 'native_engine', 'start', 'draws', 'collect', 'advance', 'add_up', 'settle', 'assess',
-           'identity', 'moments', 'snapshot', 'restore', 'Store', 'check', 'train', 'begin', 'proceed', 'stack_of',
-           'record', 'resume_from', 'plot_curve']
+           'evaluate', 'distances', 'plot_distances', 'Run', 'native_engine', 'start', 'draws', 'collect', 'advance',
+           'add_up', 'settle', 'assess', 'identity', 'moments', 'snapshot', 'restore', 'Store', 'check', 'train',
+           'begin', 'proceed', 'stack_of', 'record', 'resume_from', 'plot_curve', 'plot_progress']
 
 # %% ../../nbs/learn/sac.ipynb #67c967dd
 import json
@@ -380,13 +380,13 @@ def teachers_of(actor,        # K actors
     return teachers.requires_grad_(False)
 
 # %% ../../nbs/learn/sac.ipynb #5b9390ad
-def losses(following, # (..., 22) or more, what was seen after a step
-           change,    # (..., 4) of the action in this step
-          ):          # (3, ...): |p| in m, heading and tilt as 2 acos(1 - |q_z|), |change of the action|
+def losses(observation, # (..., 22) or more, what was seen before a step
+           change,      # (..., 4) of the action in this step
+          ):            # (3, ...): |p| in m, heading and tilt as 2 acos(1 - |q_z|), |change of the action|
     "What l2f's reward takes off, before its weights"
-    r = following[..., 3:12]
+    r = observation[..., 3:12]
     yaw = np.sqrt(np.maximum(1 - r[..., 0] - r[..., 4] + r[..., 8], 0)) / 2 # |q_z| from the rotation matrix
-    return np.stack([np.linalg.norm(following[..., :3], axis=-1), 2 * np.arccos(np.clip(1 - yaw, -1, 1)), np.linalg.norm(change, axis=-1)])
+    return np.stack([np.linalg.norm(observation[..., :3], axis=-1), 2 * np.arccos(np.clip(1 - yaw, -1, 1)), np.linalg.norm(change, axis=-1)])
 
 # %% ../../nbs/learn/sac.ipynb #62c32748
 def evaluate(teachers,           # K teachers
@@ -400,25 +400,53 @@ def evaluate(teachers,           # K teachers
     simulators = [Simulator([d] * flights, seed=stream(seed, i, "evaluation") % 2**31) for d, i in zip(drones, teachers.ids)]
     score, length, error, discounted = np.zeros((4, len(drones), flights))
     alive, lost = np.ones((len(drones), flights), dtype=bool), np.zeros((3, len(drones)))
-    looks = lambda: np.stack([see(s, teachers.obs_dim) for s in simulators])
-    first = observation = looks()
     for t in range(episode_steps):
+        observation = np.stack([see(s, teachers.obs_dim) for s in simulators])
+        if not t: first = observation
         if t >= episode_steps // 2: error += np.linalg.norm(observation[..., :3], axis=-1)
         with torch.no_grad(): action = teachers(torch.as_tensor(observation)).numpy()
         reward, terminated = map(np.stack, zip(*(s.step(a) for s, a in zip(simulators, action))))
         score += reward * alive
         discounted += gamma**t * reward * alive
         length += alive
-        change, alive = action - observation[..., 18:22], alive & ~terminated
+        alive &= ~terminated
+        lost += (losses(observation, action - observation[..., 18:22]) * alive).sum(-1)
+        if not alive.any(): break
         for s, ended in zip(simulators, terminated):
             if ended.any(): s.reset(ended) # their later steps are not counted, but they must stay finite
-        observation = looks()
-        lost += (losses(observation, change) * alive).sum(-1)
-        if not alive.any(): break
     steady = np.where(alive, error / (episode_steps - episode_steps // 2), np.nan)
     steady = [s[a].mean() if a.any() else math.nan for s, a in zip(steady, alive)]
     parts = dict(zip(("position", "orientation", "action_change"), lost / np.maximum((length - ~alive).sum(-1), 1)))
     return pd.DataFrame({"teacher": list(teachers.ids), "return": score.mean(1), "survival": alive.mean(1), "steady_error": steady, "length": length.mean(1), "discounted": discounted.mean(1)} | parts), first
+
+# %% ../../nbs/learn/sac.ipynb #904485f2
+@torch.no_grad()
+def distances(teachers,  # K teachers
+              drones,    # K drones
+              flights,   # of each
+              seed=0,
+              steps=500,
+             ):          # (K, flights, steps) |p| in m, not a number after a flight was terminated
+    "Fly each teacher on its own drone, in l2f"
+    simulator, out = Simulator([d for d in drones for _ in range(flights)], seed=seed), np.full((steps, len(drones) * flights), np.nan)
+    alive = np.ones(len(drones) * flights, dtype=bool)
+    for t in range(steps):
+        seen = see(simulator, teachers.obs_dim)
+        out[t, alive] = np.linalg.norm(seen[alive, :3], axis=1)
+        _, ended = simulator.step(teachers(torch.from_numpy(seen).view(len(drones), flights, -1)).reshape(-1, 4).numpy())
+        alive &= ~ended
+        if ended.any(): simulator.reset(ended)
+    return out.T.reshape(len(drones), flights, steps)
+
+def plot_distances(ax, far, label, color): # axes; (flights, steps) of `distances`
+    "Flights of one teacher; a cross where one ends"
+    time = np.arange(far.shape[1]) / 100
+    ax.plot(time, far.T, color=color, lw=0.6, alpha=0.6)
+    ax.plot([], [], color=color, label=label)
+    for f in far:
+        n = np.isfinite(f).sum()
+        if n < len(f): ax.plot(time[n - 1], f[n - 1], "x", color=color, ms=4)
+    ax.set(xlabel="time (s)", ylabel="distance (m)")
 
 # %% ../../nbs/learn/sac.ipynb #b30e26b5
 @dataclass
@@ -738,3 +766,21 @@ def plot_curve(metrics, # of `train`
     ax.set(xlabel="environment steps", ylabel="mean return of a flight")
     if metrics["teacher"].nunique() <= 8: ax.legend(frameon=False)
     return ax
+
+# %% ../../nbs/learn/sac.ipynb #fef9908b
+_PANELS = [("return", "return of a flight", {}), ("survival", "survival", {}), ("critic_loss", "critic loss", dict(yscale="log")), ("temperature", "temperature", dict(yscale="log")),
+           ("expected", "value at the start: expected (line), realised (dots)", {}), ("position", "lost a step: distance (line), change of action (dashes)", dict(ylim=(0, None)))]
+_BESIDE = dict(expected=("discounted", dict(ls="", marker=".")), position=("action_change", dict(ls="--")))
+
+def plot_progress(metrics, # of `train`
+                 ):        # figure
+    "What happens in a training, a colour a teacher"
+    fig, axes = plt.subplots(2, 3, figsize=(13, 6), layout="constrained")
+    for ax, (name, label, how) in zip(axes.flat, _PANELS):
+        for n, (teacher, rows) in enumerate(metrics.groupby("teacher", sort=False)):
+            if name not in rows: continue # nothing was learned yet
+            ax.plot(rows["step"], rows[name], color=f"C{n % 10}", label=f"teacher {teacher}")
+            if name in _BESIDE: ax.plot(rows["step"], rows[_BESIDE[name][0]], color=f"C{n % 10}", **_BESIDE[name][1])
+        ax.set(xlabel="environment steps", title=label, **how)
+    if metrics["teacher"].nunique() <= 8: axes[0, 0].legend(frameon=False)
+    return fig

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PANEL', 'METRICS', 'panels', 'from_panels', 'flat', 'unflat', 'takes', 'Engine', 'side_by_side']
 
-# %% ../../nbs/learn/sac_native.ipynb #f3fcdd16
+# %% ../../nbs/learn/sac_native.ipynb #52cbed72
 import ctypes
 import queue
 from collections.abc import Callable
@@ -20,7 +20,7 @@ import torch.nn.functional as F
 
 from . import native
 
-# %% ../../nbs/learn/sac_native.ipynb #a99530f7
+# %% ../../nbs/learn/sac_native.ipynb #638a4af0
 PANEL = 32 # columns
 
 def panels(w,       # (N, inputs, outputs)
@@ -37,7 +37,7 @@ def from_panels(x,     # (N, rows * columns)
     "The inverse"
     return x.view(len(x), -1, rows, PANEL).transpose(1, 2).flatten(2)[:, :shape[1], :shape[2]]
 
-# %% ../../nbs/learn/sac_native.ipynb #0d3f40ea
+# %% ../../nbs/learn/sac_native.ipynb #dfb5d703
 def flat(layers, # a stack of N networks: [w1, b1, w2, b2, w3, b3]
         ):       # (N, size)
     "A stack of networks, one row each, as `Parts` in sac.cpp has them"
@@ -56,7 +56,7 @@ def unflat(rows, # (N, size)
     last = w3.view(shapes[4]) if single else from_panels(w3, hidden, shapes[4])
     return [from_panels(w1, PANEL, shapes[0]), b1.view(shapes[1]), from_panels(w2, hidden, shapes[2]), b2.view(shapes[3]), last, b3[:, None, :shapes[5][2]]]
 
-# %% ../../nbs/learn/sac_native.ipynb #111ffe8c
+# %% ../../nbs/learn/sac_native.ipynb #2395a52f
 _Task = native._structure("SacTask", "batch actor_batch obs actor_hidden critic_hidden width capacity with_actor size".split(),
                           "rows share following policy critic critic_m critic_v target actor actor_m actor_v temperature sums observation explore action",
                           [(name, ctypes.c_float) for name in "gamma tau target_entropy critic_rate critic_root actor_rate actor_root temperature_rate".split()])
@@ -67,7 +67,7 @@ def takes(sac,     # settings
     "Whether sac.cpp knows these sizes"
     return not any(n % PANEL for n in (sac.actor_hidden_dim, sac.critic_hidden_dim)) and not any(n % 8 for n in (sac.actor_batch_size, sac.critic_batch_size)) and obs_dim + 4 <= PANEL
 
-# %% ../../nbs/learn/sac_native.ipynb #27c1f09e
+# %% ../../nbs/learn/sac_native.ipynb #89c70832
 METRICS = "critic_loss", "value", "actor_loss", "entropy", "temperature"
 
 class Engine:
@@ -79,7 +79,7 @@ class Engine:
         self.learner, self.memory, self.sac, K = learner, memory, sac, len(learner.ids)
         self.library, self.adam = native.library("sac"), learner.optimisers["critic"].param_groups[0]
         self.observation, self.action = np.zeros((K, learner.actor[0].shape[1]), np.float32), np.zeros((K, 4), np.float32)
-        self.sums, self.counts, self.temperature = torch.zeros(K, 5, dtype=torch.float64), [0, 0], torch.zeros(K, 3)
+        self.sums, self.counts = torch.zeros(K, 5, dtype=torch.float64), [0, 0]
         self.load()
         sizes = dict(batch=sac.critic_batch_size, actor_batch=sac.actor_batch_size, obs=self.observation.shape[1], actor_hidden=sac.actor_hidden_dim, critic_hidden=sac.critic_hidden_dim,
                      width=memory.rows.shape[2], capacity=memory.rows.shape[1])
@@ -90,14 +90,17 @@ class Engine:
 
     def load(self):
         "Take over the learner's numbers"
-        moments = lambda name, key: [o.state[p].get(key, torch.zeros_like(p)) for o in [self.learner.optimisers[name]] for p in o.param_groups[0]["params"]]
-        with torch.no_grad():
-            for name in ("actor", "critic"):
-                per = getattr(self.learner, name)[0].shape[0] // len(self.learner.ids)
-                for suffix, layers in (("", getattr(self.learner, name)), ("_m", moments(name, "exp_avg")), ("_v", moments(name, "exp_avg_sq"))):
-                    setattr(self, name + suffix, flat([p.detach() for p in layers]).contiguous())
-            self.target = flat(self.learner.target).contiguous()
-            self.temperature[:] = torch.cat([self.learner.log_temperature.detach(), *moments("temperature", "exp_avg"), *moments("temperature", "exp_avg_sq")], 1)
+        l, flatly = self.learner, lambda layers: flat([p.detach() for p in layers])
+        moment = lambda name, key: [o.state[p].get(key, torch.zeros_like(p)) for o in [l.optimisers[name]] for p in o.param_groups[0]["params"]]
+        self.hold(target=flatly(l.target), temperature=torch.cat([l.log_temperature.detach(), *moment("temperature", "exp_avg"), *moment("temperature", "exp_avg_sq")], 1))
+        for name, layers in dict(actor=l.actor, critic=l.critic).items():
+            self.hold(**{name: flatly(layers), f"{name}_m": flatly(moment(name, "exp_avg")), f"{name}_v": flatly(moment(name, "exp_avg_sq"))})
+
+    def hold(self, **tensors):
+        "Keep numbers where sac.cpp finds them: at the same address for ever"
+        for name, x in tensors.items():
+            if hasattr(self, name): getattr(self, name).copy_(x)
+            else: setattr(self, name, x.contiguous())
 
     def store(self):
         "Give the learner its numbers back"
@@ -143,7 +146,7 @@ class Engine:
         self.sums.zero_(); self.counts = [0, 0]
         return out
 
-# %% ../../nbs/learn/sac_native.ipynb #fdf2ecd8
+# %% ../../nbs/learn/sac_native.ipynb #20d1f9ed
 @contextmanager
 def _stopping(stop): # Event
     try: yield
