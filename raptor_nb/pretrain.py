@@ -18,7 +18,7 @@ import torch
 from .core.config import ConfigError, Settings, parse_ids
 from .core.records import Checkpoints, plain
 from .drones import load_fleet, sample_fleet, vary
-from .environment import Simulator, see
+from .environment import Simulator, keep_to_one_thread, see
 from .learn import apg, sac
 from .policy import Teachers
 
@@ -93,6 +93,7 @@ def train_by_gradients(settings: Settings,
 
 # %% ../nbs/03_pretrain.ipynb #67a3bb3d
 @torch.no_grad()
+@keep_to_one_thread() # other work on the machine would make l2f's threads wait for each other
 def rate(teachers: Teachers,  # D teachers
          drones: list,        # their drones
          flights=16,          # of each
