@@ -7,8 +7,8 @@ __all__ = ['stream', 'network', 'forward', 'gaussian', 'squash', 'value', 'bellm
            'temperature_loss', 'Learner', 'create_learner', 'Batch', 'Replay', 'Draws', 'draw_block', 'descend',
            'update_critic', 'update_actor', 'update', 'Langevin', 'Target', 'Flights', 'teachers_of', 'losses',
            'evaluate', 'distances', 'plot_distances', 'Run', 'native_engine', 'start', 'draws', 'collect', 'advance',
-           'add_up', 'settle', 'assess', 'identity', 'moments', 'snapshot', 'restore', 'Store', 'check', 'train',
-           'begin', 'proceed', 'stack_of', 'record', 'resume_from', 'plot_curve', 'plot_progress']
+           'add_up', 'settle', 'assess', 'identity', 'snapshot', 'restore', 'Store', 'check', 'train', 'begin',
+           'proceed', 'stack_of', 'record', 'resume_from', 'plot_curve', 'plot_progress']
 
 # %% ../../nbs/learn/sac.ipynb #67c967dd
 import json
@@ -572,18 +572,13 @@ def identity(settings, drones, ids, # what must not change when a run is resumed
     return json.dumps(dict(sac=s["sac"], environment=s["environment"], seed=s["training"]["seed"], ids=list(ids),
                            drones=[zlib.crc32(d.to_json().encode()) for d in drones]), sort_keys=True)
 
-def moments(learner, name): # of the optimiser of that name -> lists of tensors, zeros before the first step
-    "Adam's means of gradients and of their squares"
-    states = [(p, learner.optimisers[name].state[p]) for p in learner.optimisers[name].param_groups[0]["params"]]
-    return [[s.get(key, torch.zeros_like(p)) for p, s in states] for key in ("exp_avg", "exp_avg_sq")]
-
 def snapshot(run,      # to be stored
             ) -> dict: # id -> nest of tensors and numbers
     "All that is needed to go on with each teacher, but its memory"
     settle(run)
     l, K = run.learner, len(run.learner.ids)
     stacks = dict(actor=l.actor, critic=l.critic, target=l.target, log_temperature=[l.log_temperature], best=run.best)
-    for name in l.optimisers: stacks[f"{name} mean"], stacks[f"{name} square"] = moments(l, name)
+    for name in l.optimisers: stacks[f"{name} mean"], stacks[f"{name} square"] = sac_native.moments(l, name)
     cut = lambda p, k: p.detach().unflatten(0, (K, -1))[k]
     return {i: dict(stacks={name: [cut(p, k) for p in layers] for name, layers in stacks.items()}, updates=l.updates, flight=int(run.flights.flight[k]), time=int(run.flights.time[k]),
                     best_return=run.best_return[k].item(), sums={name: x[k].item() for name, x in run.sums.items()}, counts=dict(run.counts)) for k, i in enumerate(l.ids)}
@@ -724,7 +719,7 @@ def proceed(runs,    # new or resumed, all at the same step
 
 def stack_of(runs, which): # "best" or "last" -> Teachers
     "The teachers of several runs as one stack"
-    return Teachers.concat([teachers_of(run.best if which == "best" else run.learner.actor, run.learner.ids) for run in runs])
+    return Teachers.concat([teachers_of(run.best if which == "best" else run.learner.actor, run.learner.ids) for run in runs]).requires_grad_(False)
 
 # %% ../../nbs/learn/sac.ipynb #d873cab7
 def record(runs,   # evaluated
