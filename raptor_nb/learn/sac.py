@@ -421,6 +421,7 @@ def evaluate(teachers,           # K teachers
 
 # %% ../../nbs/learn/sac.ipynb #904485f2
 @torch.no_grad()
+@keep_to_one_thread()
 def distances(teachers,  # K teachers
               drones,    # K drones
               flights,   # of each
