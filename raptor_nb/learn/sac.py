@@ -765,7 +765,7 @@ def plot_curve(metrics, # of `train`
 
 # %% ../../nbs/learn/sac.ipynb #fef9908b
 _PANELS = [("return", "return of a flight", {}), ("survival", "survival", {}), ("critic_loss", "critic loss", dict(yscale="log")), ("temperature", "temperature", dict(yscale="log")),
-           ("expected", "value at the start: expected (line), realised (dots)", {}), ("position", "lost a step: distance (line), change of action (dashes)", dict(ylim=(0, None)))]
+           ("expected", "value at the start\nexpected (line), realised (dots)", {}), ("position", "lost a step\ndistance (line), change of action (dashes)", dict(ylim=(0, None)))]
 _BESIDE = dict(expected=("discounted", dict(ls="", marker=".")), position=("action_change", dict(ls="--")))
 
 def plot_progress(metrics, # of `train`
