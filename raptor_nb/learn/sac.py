@@ -352,7 +352,8 @@ class Flights:
         self.time += 1
         truncated = ~terminated & (self.time >= self.episode_steps)
         ended = np.flatnonzero(terminated | truncated)
-        self.begin(ended, self.flight[ended] + 1)
+        if len(ended) or self.simulator.noisy: self.begin(ended, self.flight[ended] + 1)
+        else: self.observation = following # a second look would show the same
         return reward, following, terminated, truncated
 
     def repeat(self, flight, # (K,) the how-manieth flight of each
