@@ -1,6 +1,6 @@
 """Soft actor-critic: Stable-Baselines3 beside ours, the same drone, networks, batch and flights, one process after the other on this machine.
 
-    pip install stable-baselines3==2.9.2
+    pip install 'raptor-nb[bench]'
     python benchmarks/sac.py [--steps 200000] [--drone 7] [--only sb3,alone] [--out reports/sac/benchmark.json]
 
 Rows, each a process of its own:
