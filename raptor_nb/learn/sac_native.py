@@ -15,7 +15,6 @@ from threading import Event
 
 import numpy as np
 import torch
-from torch import Tensor
 import torch.nn.functional as F
 
 from . import native
