@@ -18,7 +18,7 @@ import torch
 from .core.config import ConfigError, Settings, parse_ids
 from .core.records import Checkpoints, plain
 from .drones import load_fleet, sample_fleet, vary
-from .environment import Simulator, see
+from .environment import Simulator, keep_to_one_thread, see
 from .learn import apg, sac
 from .policy import Teachers
 
@@ -93,6 +93,7 @@ def train_by_gradients(settings: Settings,
 
 # %% ../nbs/03_pretrain.ipynb #67a3bb3d
 @torch.no_grad()
+@keep_to_one_thread() # other work on the machine would make l2f's threads wait for each other
 def rate(teachers: Teachers,  # D teachers
          drones: list,        # their drones
          flights=16,          # of each
@@ -120,6 +121,9 @@ def judged(drones): return [vary(d, force=0.) for d in drones] # the conditions 
 
 def beginners(settings: Settings, drones: list, ids: list) -> Teachers:
     "The actors before they learn anything"
+    if settings.training.algorithm == 'sac':
+        learner = sac.create_learner(ids, settings.sac, settings.training.seed, settings.observation.dim + settings.action.dim * settings.sac.privileged)
+        return sac.teachers_of(learner.actor, ids)
     teachers = apg.Run(settings.apg, drones, settings.training.seed).teachers()
     teachers.ids = tuple(ids)
     return teachers

@@ -126,6 +126,8 @@ class SAC:
     n_warmup_steps: Natural = 10_000          # random steps before the first update
     actor_update_interval: Count = 2          # critic updates for one actor update
     privileged: bool = True                   # teachers also see the 4 rotor speeds
+    trajectories: Share = 0.                  # of training flights that follow a random trajectory; the published teachers: 0.5
+    engine: Literal['auto', 'native', 'plain'] = 'auto' # see learn.sac_native; 'auto': native on a CPU where it is possible
 
 # %% ../../nbs/core/config.ipynb #2673a4c0
 @section

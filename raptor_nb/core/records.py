@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['RecordError', 'WriteError', 'atomic', 'sweep', 'save_tensors', 'load_tensors', 'plain', 'save_json', 'load_json',
            'save_table', 'load_table', 'file_hash', 'commit', 'versions', 'manifest_path', 'write_manifest', 'finished',
-           'save_state', 'load_state', 'load_info', 'Checkpoints', 'Metrics', 'get_logger', 'Live', 'run_lock',
-           'choose_device']
+           'save_state', 'load_state', 'load_info', 'Checkpoints', 'RowFile', 'Metrics', 'get_logger', 'Live',
+           'run_lock', 'choose_device']
 
 # %% ../../nbs/core/records.ipynb #60d33c88
 import csv
@@ -23,6 +23,7 @@ import time
 import types
 import uuid
 import warnings
+import zlib
 from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
@@ -348,6 +349,37 @@ class Checkpoints:
         path = path or self.latest()
         if path is None: raise FileNotFoundError(f"no checkpoint in '{self.directory}'")
         return load_state(path)
+
+# %% ../../nbs/core/records.ipynb #cdc309e5
+class RowFile:
+    "Rows of numbers that are only ever added to"
+    def __init__(self, path, # made with the first rows
+                 width):     # numbers in a row, float32
+        self.path, self.width, self.rows, self.crc = Path(path), width, 0, 0
+
+    def append(self, rows): # (n, width) float32 array
+        "Adds rows and waits until they are on the disk; WriteError if they cannot be"
+        data = np.ascontiguousarray(rows, np.float32).reshape(-1, self.width)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open('r+b' if self.path.exists() else 'w+b') as f:
+                f.seek(4 * self.width * self.rows)
+                f.write(data); f.truncate(); f.flush(); os.fsync(f.fileno())
+        except OSError as e: raise WriteError(f"cannot add to '{self.path}': {_reason(e)}; what was there before is still there") from None
+        self.rows, self.crc = self.rows + len(data), zlib.crc32(data, self.crc)
+
+    def mark(self) -> dict: # what a checkpoint remembers
+        "How far it goes, and a checksum of all of it"
+        return dict(rows=self.rows, crc=self.crc)
+
+    def read(self, mark): # of `mark`; -> (rows, width) float32 array
+        "The rows up to a mark, from where it goes on. FileNotFoundError, or RecordError if they are not what they were"
+        if not self.path.is_file() and mark['rows']: raise FileNotFoundError(f"no file '{self.path}'; it holds {mark['rows']} rows of the run")
+        data = np.fromfile(self.path, np.float32, mark['rows'] * self.width) if mark['rows'] else np.zeros(0, np.float32)
+        if len(data) < mark['rows'] * self.width: raise RecordError(f"'{self.path}' is truncated: it holds {len(data) // self.width} of {mark['rows']} rows; use an older checkpoint")
+        if zlib.crc32(data) != mark['crc']: raise RecordError(f"'{self.path}' is damaged: its first {mark['rows']} rows are not those that were written; use an older checkpoint")
+        self.rows, self.crc = mark['rows'], mark['crc']
+        return data.reshape(-1, self.width)
 
 # %% ../../nbs/core/records.ipynb #70b8ef34
 def _writer(directory, step): # -> SummaryWriter, or None if TensorBoard is not installed

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <utility>
 #include <vector>
 
 namespace {
@@ -37,12 +38,19 @@ inline V tanh(V x) {
 inline V sigmoid(V x) { return .5f + .5f * tanh(.5f * x); }
 
 // rows become columns: values x flights -> flights x values
+#ifndef __has_builtin
+#define __has_builtin(x) 0
+#endif
+template <int S, int... L> inline void swap_pair(V& a, V& b, std::integer_sequence<int, L...>) {
+    const V x = a, y = b;
+#if __has_builtin(__builtin_shufflevector)
+    a = __builtin_shufflevector(x, y, (L & S ? LANES + (L ^ S) : L)...); b = __builtin_shufflevector(x, y, (L & S ? LANES + L : L ^ S)...);
+#else // g++ before 12
+    for (int l = 0; l < LANES; l++) { a[l] = l & S ? y[l ^ S] : x[l]; b[l] = l & S ? y[l] : x[l ^ S]; }
+#endif
+}
 template <int S> inline void swap_blocks(V* v) {
-    for (int i = 0; i < LANES; i++) {
-        if (i & S) continue;
-        V a = v[i], b = v[i + S];
-        for (int l = 0; l < LANES; l++) { v[i][l] = l & S ? b[l ^ S] : a[l]; v[i + S][l] = l & S ? b[l] : a[l ^ S]; }
-    }
+    for (int i = 0; i < LANES; i++) if (!(i & S)) swap_pair<S>(v[i], v[i + S], std::make_integer_sequence<int, LANES>{});
 }
 inline void transpose(const V* in, V* out) {
     for (int i = 0; i < LANES; i++) out[i] = in[i];

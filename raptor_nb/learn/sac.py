@@ -5,13 +5,15 @@
 # %% auto #0
 __all__ = ['stream', 'network', 'forward', 'gaussian', 'squash', 'value', 'bellman_target', 'critic_loss', 'actor_loss',
            'temperature_loss', 'Learner', 'create_learner', 'Batch', 'Replay', 'Draws', 'draw_block', 'descend',
-           'update_critic', 'update_actor', 'update', 'rotor_range', 'see', 'Flights', 'teachers_of', 'evaluate', 'Run',
-           'start', 'draws', 'collect', 'advance', 'assess', 'identity', 'snapshot', 'restore', 'check', 'train',
-           'proceed', 'record', 'resume_from', 'plot_curve']
+           'update_critic', 'update_actor', 'update', 'Langevin', 'Target', 'Flights', 'teachers_of', 'losses',
+           'evaluate', 'distances', 'plot_distances', 'Run', 'native_engine', 'start', 'draws', 'collect', 'advance',
+           'add_up', 'settle', 'assess', 'identity', 'snapshot', 'restore', 'Store', 'check', 'train', 'begin',
+           'proceed', 'stack_of', 'record', 'resume_from', 'plot_curve', 'plot_progress']
 
 # %% ../../nbs/learn/sac.ipynb #67c967dd
 import json
 import math
+import warnings
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,9 +26,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..core.records import Checkpoints, choose_device, load_table, run_lock, save_table
+from ..core.records import Checkpoints, RecordError, RowFile, choose_device, load_table, run_lock, save_table
 from ..drones import Drone
-from ..environment import Simulator
+from ..environment import Simulator, keep_to_one_thread, see
+from . import native, sac_native
 from ..policy import Teachers
 
 # %% ../../nbs/learn/sac.ipynb #339f8beb
@@ -171,6 +174,7 @@ class Replay:
                  device="cpu"):  # where the rows lie
         self.widths, self.size = [obs_dim, action_dim, 1, obs_dim, 1], 0
         self.rows = torch.zeros(teachers, capacity, sum(self.widths), device=device)
+        self.row = torch.zeros(teachers, sum(self.widths)) # of the step being added
 
     def add(self, observation, # (K, inputs)
             action,            # (K, 4)
@@ -181,9 +185,10 @@ class Replay:
         if self.size == self.rows.shape[1]: raise ValueError(f"replay: all {self.size} rows are taken; its capacity must be the number of steps")
         for name, x, shape in (("observation", observation, self.widths[0]), ("action", action, self.widths[1]), ("following", following, self.widths[0])):
             if x.shape != (len(self.rows), shape): raise ValueError(f"replay: the {name} has shape {x.shape}; it must be {(len(self.rows), shape)}")
-        row = np.concatenate([observation, action, reward[:, None], following, terminated[:, None]], -1).astype(np.float32)
+        row = self.row.numpy()
+        np.concatenate([observation, action, reward[:, None], following, terminated[:, None]], -1, out=row, casting="unsafe")
         if not np.isfinite(row).all(): raise ValueError(f"replay: {self._culprit(row)}; nothing was stored")
-        self.rows[:, self.size] = torch.as_tensor(row)
+        self.rows[:, self.size] = self.row
         self.size += 1
 
     def _culprit(self, row):
@@ -280,20 +285,28 @@ def update(learner,   # changed
     return metrics
 
 # %% ../../nbs/learn/sac.ipynb #94ea34cd
-def rotor_range(drones,     # n drones
-                privileged, # whether the rotor speeds are seen
-               ):           # (n, 2, 1) lowest and highest rotor speed, or None
-    "What `see` needs to scale the rotor speeds"
-    return np.array([[[d.dynamics.action_limit.min], [d.dynamics.action_limit.max]] for d in drones]) if privileged else None
+class Langevin(NamedTuple):
+    "Random trajectories of a target, as published"
+    gamma: float = 1.   # 1/s, damping
+    omega: float = 2.   # 1/s, of the spring
+    sigma: float = 0.5  # m s^-3/2, strength of the wind
+    alpha: float = 0.01 # how much of the swinging target's motion a step takes over
+    dt: float = 0.01    # s
 
-def see(simulator, # of n lanes
-        rotors,    # of `rotor_range`
-       ):          # (n, 26) or, where `rotors` is None, (n, 22)
-    "A teacher's observation"
-    observation = simulator.observe()
-    if rotors is None: return observation
-    share = (simulator.rotor_speeds() - rotors[:, 0]) / (rotors[:, 1] - rotors[:, 0])
-    return np.concatenate([observation, share.astype(np.float32)], -1)
+class Target:
+    "A target that swings about the origin; it begins there, at rest"
+    def __init__(self, random, settings=Langevin()): # numpy Generator
+        self.random, self.settings, self.x, self.v, self.position, self.velocity = random, settings, *np.zeros((4, 3))
+
+    def step(self): # (3,) m/s, by how much its velocity changes
+        "Move on by one step"
+        s = self.settings
+        self.v = self.v + s.dt * (-s.gamma * self.v - s.omega**2 * self.x) + s.sigma * s.dt**0.5 * self.random.standard_normal(3)
+        self.x = self.x + s.dt * self.v
+        change = s.alpha * (self.v - self.velocity)
+        self.velocity = self.velocity + change
+        self.position = self.position + s.dt * self.velocity
+        return change
 
 # %% ../../nbs/learn/sac.ipynb #ae5d030b
 class Flights:
@@ -302,10 +315,11 @@ class Flights:
                  ids,                 # K teachers
                  seed,                # the run's seed
                  episode_steps=500,   # after which a flight is truncated
-                 privileged=True):    # whether the rotor speeds are seen
-        self.ids, self.seed, self.episode_steps = ids, seed, episode_steps
-        self.simulator, self.rotors = Simulator(drones), rotor_range(drones, privileged)
-        self.flight, self.time = np.full(len(drones), -1), np.zeros(len(drones), dtype=int)
+                 privileged=True,     # whether the rotor speeds are seen
+                 trajectories=0.):    # share of flights that follow a target
+        self.ids, self.seed, self.episode_steps, self.trajectories = ids, seed, episode_steps, trajectories
+        self.simulator, self.dim = Simulator(drones), 26 if privileged else 22
+        self.flight, self.time, self.targets = np.full(len(drones), -1), np.zeros(len(drones), dtype=int), {}
         self.begin(np.arange(len(drones)), np.zeros(len(drones), dtype=int))
 
     def begin(self, lanes, # indices of environments
@@ -315,16 +329,30 @@ class Flights:
             self.flight[lanes], self.time[lanes] = flight, 0
             self.simulator.seed([stream(self.seed, self.ids[k], "flight", int(f)) % 2**31 for k, f in zip(lanes, flight)], lanes)
             self.simulator.reset(np.isin(np.arange(len(self.ids)), lanes))
-        self.observation = see(self.simulator, self.rotors)
+            if self.trajectories: self.draw_targets(lanes)
+        self.observation = see(self.simulator, self.dim)
+
+    def draw_targets(self, lanes): # whose flights begin
+        "Which of them follow a target, and where it goes"
+        for k in lanes.tolist():
+            random = np.random.default_rng(stream(self.seed, self.ids[k], "target", int(self.flight[k])))
+            self.targets.pop(k, None)
+            if random.random() < self.trajectories: self.targets[k] = Target(random)
+
+    def move(self, action): # (K, 4) within -1..1
+        "Reward and terminated, K of each, after the targets and the drones have moved"
+        for k, target in self.targets.items(): self.simulator.blocks[0].views["linear_velocity"][k] -= target.step()
+        return self.simulator.step(action)
 
     def step(self, action): # (K, 4) within -1..1
         "Reward, the observation that follows, terminated and truncated, K of each; `observation` is then of the next flight where one ended"
-        reward, terminated = self.simulator.step(action)
-        following = see(self.simulator, self.rotors)
+        reward, terminated = self.move(action)
+        following = see(self.simulator, self.dim)
         self.time += 1
         truncated = ~terminated & (self.time >= self.episode_steps)
         ended = np.flatnonzero(terminated | truncated)
-        self.begin(ended, self.flight[ended] + 1)
+        if len(ended) or self.simulator.noisy: self.begin(ended, self.flight[ended] + 1)
+        else: self.observation = following # a second look would show the same
         return reward, following, terminated, truncated
 
     def repeat(self, flight, # (K,) the how-manieth flight of each
@@ -333,8 +361,8 @@ class Flights:
         steps = np.array([len(a) for a in actions])
         for left in range(steps.max(), -1, -1):
             if left < steps.max():
-                self.simulator.step(np.stack([a[-1 - left] if len(a) > left else np.zeros(4) for a in actions]))
-                see(self.simulator, self.rotors)
+                self.move(np.stack([a[-1 - left] if len(a) > left else np.zeros(4) for a in actions]))
+                see(self.simulator, self.dim)
             lanes = np.flatnonzero(steps == left)
             self.begin(lanes, flight[lanes])
         self.time[:] = steps
@@ -352,32 +380,74 @@ def teachers_of(actor,        # K actors
     return teachers.requires_grad_(False)
 
 # %% ../../nbs/learn/sac.ipynb #5b9390ad
+def losses(observation, # (..., 22) or more, what was seen before a step
+           change,      # (..., 4) of the action in this step
+          ):            # (3, ...): |p| in m, heading and tilt as 2 acos(1 - |q_z|), |change of the action|
+    "What l2f's reward takes off, before its weights"
+    r = observation[..., 3:12]
+    yaw = np.sqrt(np.maximum(1 - r[..., 0] - r[..., 4] + r[..., 8], 0)) / 2 # |q_z| from the rotation matrix
+    return np.stack([np.linalg.norm(observation[..., :3], axis=-1), 2 * np.arccos(np.clip(1 - yaw, -1, 1)), np.linalg.norm(change, axis=-1)])
+
+# %% ../../nbs/learn/sac.ipynb #62c32748
 def evaluate(teachers,           # K teachers
              drones,             # K drones
              flights,            # flights of each
              seed,               # the run's seed
              episode_steps=500,  # steps of a flight
-            ):                   # a row a teacher: return, survival, steady_error in m, length in steps
-    "Fly each teacher on its own drone, in l2f"
-    rotors = [rotor_range([d] * flights, teachers.w1.shape[1] > 22) for d in drones]
+             gamma=0.99,         # of the discounted return
+            ):                   # a row a teacher: return, survival, steady_error in m, length in steps, discounted return, mean losses a step
+    "Fly each teacher on its own drone, in l2f, and what each saw at its starts (K, flights, inputs)"
     simulators = [Simulator([d] * flights, seed=stream(seed, i, "evaluation") % 2**31) for d, i in zip(drones, teachers.ids)]
-    score, length, error = np.zeros((3, len(drones), flights))
-    alive = np.ones((len(drones), flights), dtype=bool)
+    score, length, error, discounted = np.zeros((4, len(drones), flights))
+    alive, lost = np.ones((len(drones), flights), dtype=bool), np.zeros((3, len(drones)))
     for t in range(episode_steps):
-        if not alive.any(): break
-        observation = np.stack([see(s, r) for s, r in zip(simulators, rotors)])
-        with torch.no_grad(): action = teachers(torch.as_tensor(observation)).numpy()
+        observation = np.stack([see(s, teachers.obs_dim) for s in simulators])
+        if not t: first = observation
         if t >= episode_steps // 2: error += np.linalg.norm(observation[..., :3], axis=-1)
-        for k in range(len(drones)):
-            if not alive[k].any(): continue
-            reward, terminated = simulators[k].step(action[k])
-            score[k] += reward * alive[k]
-            length[k] += alive[k]
-            alive[k] &= ~terminated
-            if terminated.any(): simulators[k].reset(terminated)
+        with torch.no_grad(): action = teachers(torch.as_tensor(observation)).numpy()
+        reward, terminated = map(np.stack, zip(*(s.step(a) for s, a in zip(simulators, action))))
+        score += reward * alive
+        discounted += gamma**t * reward * alive
+        length += alive
+        alive &= ~terminated
+        lost += (losses(observation, action - observation[..., 18:22]) * alive).sum(-1)
+        if not alive.any(): break
+        for s, ended in zip(simulators, terminated):
+            if ended.any(): s.reset(ended) # their later steps are not counted, but they must stay finite
     steady = np.where(alive, error / (episode_steps - episode_steps // 2), np.nan)
     steady = [s[a].mean() if a.any() else math.nan for s, a in zip(steady, alive)]
-    return pd.DataFrame({"teacher": list(teachers.ids), "return": score.mean(1), "survival": alive.mean(1), "steady_error": steady, "length": length.mean(1)})
+    parts = dict(zip(("position", "orientation", "action_change"), lost / np.maximum((length - ~alive).sum(-1), 1)))
+    return pd.DataFrame({"teacher": list(teachers.ids), "return": score.mean(1), "survival": alive.mean(1), "steady_error": steady, "length": length.mean(1), "discounted": discounted.mean(1)} | parts), first
+
+# %% ../../nbs/learn/sac.ipynb #904485f2
+@torch.no_grad()
+@keep_to_one_thread()
+def distances(teachers,  # K teachers
+              drones,    # K drones
+              flights,   # of each
+              seed=0,
+              steps=500,
+             ):          # (K, flights, steps) |p| in m, not a number after a flight was terminated
+    "Fly each teacher on its own drone, in l2f"
+    simulator, out = Simulator([d for d in drones for _ in range(flights)], seed=seed), np.full((steps, len(drones) * flights), np.nan)
+    alive = np.ones(len(drones) * flights, dtype=bool)
+    for t in range(steps):
+        seen = see(simulator, teachers.obs_dim)
+        out[t, alive] = np.linalg.norm(seen[alive, :3], axis=1)
+        _, ended = simulator.step(teachers(torch.from_numpy(seen).view(len(drones), flights, -1)).reshape(-1, 4).numpy())
+        alive &= ~ended
+        if ended.any(): simulator.reset(ended)
+    return out.T.reshape(len(drones), flights, steps)
+
+def plot_distances(ax, far, label, color): # axes; (flights, steps) of `distances`
+    "Flights of one teacher; a cross where one ends"
+    time = np.arange(far.shape[1]) / 100
+    ax.plot(time, far.T, color=color, lw=0.6, alpha=0.6)
+    ax.plot([], [], color=color, label=label)
+    for f in far:
+        n = np.isfinite(f).sum()
+        if n < len(f): ax.plot(time[n - 1], f[n - 1], "x", color=color, ms=4)
+    ax.set(xlabel="time (s)", ylabel="distance (m)")
 
 # %% ../../nbs/learn/sac.ipynb #b30e26b5
 @dataclass
@@ -390,13 +460,20 @@ class Run:
     flights: Flights                            # environments
     best: list                                  # the K best actors so far
     best_return: Tensor                         # (K,) their mean return
+    engine: sac_native.Engine = None            # who acts and updates; None: torch
     step: int = 0                               # environment steps of each teacher so far
     sums: dict = field(default_factory=dict)    # name -> (K,) sum since the last evaluation
     counts: dict = field(default_factory=dict)  # name -> number of summands
-    curve: list = field(default_factory=list)   # a row a teacher and evaluation
     block: tuple = (-1, None)                   # the current block of random numbers and which it is
 
 # %% ../../nbs/learn/sac.ipynb #4b006e9f
+def native_engine(settings) -> bool: # of core.config. Raises NativeError
+    "Whether `learn.sac_native` does the work"
+    sac, wanted = settings.sac, settings.sac.engine
+    suits = choose_device(settings.training.device).type == "cpu" and sac_native.takes(sac, settings.observation.dim + 4 * sac.privileged)
+    if wanted == "native" and not suits: raise native.NativeError(f"sac.engine is 'native'; that needs a CPU, hidden layers of a multiple of {sac_native.PANEL} and batches of a multiple of 8. Choose 'auto' or 'plain'")
+    return wanted == "native" or (wanted == "auto" and suits and native.available())
+
 def start(settings,      # of core.config
           drones,        # K drones
           ids,           # K teachers
@@ -407,9 +484,10 @@ def start(settings,      # of core.config
     device = choose_device(settings.training.device)
     obs_dim = settings.observation.dim + (settings.action.dim if sac.privileged else 0)
     learner = create_learner(ids, sac, seed, obs_dim, settings.action.dim, device)
-    return Run(settings, drones, learner, Replay(len(ids), steps, obs_dim, settings.action.dim, device),
-               Flights(drones, ids, seed, environment.episode_steps, sac.privileged),
-               [p.detach().clone() for p in learner.actor], torch.full((len(ids),), -math.inf))
+    memory = Replay(len(ids), steps, obs_dim, settings.action.dim, device)
+    return Run(settings, drones, learner, memory, Flights(drones, ids, seed, environment.episode_steps, sac.privileged, sac.trajectories),
+               [p.detach().clone() for p in learner.actor], torch.full((len(ids),), -math.inf),
+               sac_native.Engine(learner, memory, sac) if native_engine(settings) else None)
 
 # %% ../../nbs/learn/sac.ipynb #578110e0
 def draws(run,           # its block of random numbers is renewed when used up
@@ -428,86 +506,146 @@ def collect(run,    # its environments move on, its memory grows
            ):
     "One environment step of every teacher"
     sac, observation = run.settings.sac, run.flights.observation
-    action = random.uniform
-    if run.step >= sac.n_warmup_steps:
+    if run.step < sac.n_warmup_steps: action = random.uniform.cpu().numpy()
+    elif run.engine: action = run.engine.act(observation, random.explore.data_ptr())
+    else:
         with torch.no_grad():
-            x = torch.as_tensor(observation, device=action.device)[:, None]
-            action = squash(*gaussian(run.learner.actor, x), random.explore[:, None])[0][:, 0]
-    action = action.cpu().numpy()
+            x = torch.as_tensor(observation, device=random.explore.device)[:, None]
+            action = squash(*gaussian(run.learner.actor, x), random.explore[:, None])[0][:, 0].cpu().numpy()
     reward, following, terminated, _ = run.flights.step(action)
     run.memory.add(observation, action, reward, following, terminated)
     run.step += 1
 
 # %% ../../nbs/learn/sac.ipynb #dc8a18c3
-def advance(run, # changed
+def advance(run,     # changed
+            to=None, # step to arrive at; None: the next
            ):
-    "One environment step and, after the warm-up, one update of every teacher"
-    random, sac = draws(run), run.settings.sac
-    collect(run, random)
-    if run.step <= sac.n_warmup_steps: return
-    batch = run.memory.sample((random.rows * run.memory.size).long())
-    for name, x in update(run.learner, batch, random.following, random.policy, sac).items():
+    "Environment steps and, after the warm-up, an update of every teacher with each"
+    sac = run.settings.sac
+    for _ in range(run.step, run.step + 1 if to is None else to):
+        random = draws(run)
+        collect(run, random)
+        if run.step <= sac.n_warmup_steps: continue
+        if run.engine: run.engine.update(random.rows.data_ptr(), random.following.data_ptr(), random.policy.data_ptr())
+        else: add_up(run, update(run.learner, run.memory.sample((random.rows * run.memory.size).long()), random.following, random.policy, sac))
+
+def add_up(run, metrics): # name -> (K,)
+    "Keep sums for the next evaluation"
+    for name, x in metrics.items():
         run.sums[name] = run.sums.get(name, 0) + x
         run.counts[name] = run.counts.get(name, 0) + 1
 
 # %% ../../nbs/learn/sac.ipynb #ba033fcb
-def assess(run,          # its curve grows; the best actors are renewed
+def settle(run): # its learner and its sums are then up to date
+    "What the engine holds goes back to where everybody looks for it"
+    if not run.engine: return
+    run.engine.store()
+    for name, (x, n) in run.engine.metrics().items():
+        run.sums[name] = run.sums.get(name, 0) + x
+        run.counts[name] = run.counts.get(name, 0) + n
+
+def assess(run,          # the best actors are renewed
           ) -> pd.DataFrame: # a row a teacher
     "Evaluate the teachers and keep the best of each"
-    s = run.settings
-    teachers = teachers_of(run.learner.actor, run.learner.ids)
-    rows = evaluate(teachers, run.drones, s.data_collection.num_episodes_eval, s.training.seed, s.environment.episode_steps)
+    settle(run)
+    s, l = run.settings, run.learner
+    teachers = teachers_of(l.actor, l.ids)
+    rows, first = evaluate(teachers, run.drones, s.data_collection.num_episodes_eval, s.training.seed, s.environment.episode_steps, s.sac.gamma)
     rows.insert(0, "step", run.step)
+    with torch.no_grad(): # what the critics expect of these flights
+        first = torch.as_tensor(first)
+        expected = value(l.critic, *(x.to(l.log_temperature.device) for x in (first, teachers(first)))).amin(1).mean(-1)
+    rows["expected"] = expected.cpu().numpy()
     for name, x in run.sums.items(): rows[name] = (x / run.counts[name]).cpu().numpy()
     run.sums, run.counts = {}, {}
     score = torch.tensor(rows["return"].to_numpy(), dtype=torch.float32)
     better = score > run.best_return
     run.best_return = torch.where(better, score, run.best_return)
-    for old, new in zip(run.best, run.learner.actor): old[better] = new.detach()[better]
-    run.curve += rows.to_dict("records")
+    for old, new in zip(run.best, l.actor): old[better] = new.detach()[better]
     return rows
 
 # %% ../../nbs/learn/sac.ipynb #598ce85c
-def identity(run,   # what must not change when it is resumed
-            ) -> str: # text
+def identity(settings, drones, ids, # what must not change when a run is resumed
+            ) -> str:               # text
     "Settings, seed, drones and ids of a run as text"
-    s = run.settings.to_dict()
-    return json.dumps(dict(sac=s["sac"], environment=s["environment"], seed=s["training"]["seed"], ids=list(run.learner.ids),
-                           drones=[zlib.crc32(d.to_json().encode()) for d in run.drones]), sort_keys=True)
+    s = settings.to_dict()
+    s["sac"].pop("engine") # all engines do the same
+    return json.dumps(dict(sac=s["sac"], environment=s["environment"], seed=s["training"]["seed"], ids=list(ids),
+                           drones=[zlib.crc32(d.to_json().encode()) for d in drones]), sort_keys=True)
 
 def snapshot(run,      # to be stored
-            ) -> dict: # nest of tensors and numbers
-    "All that is needed to go on with a run"
-    detach = lambda layers: [p.detach() for p in layers]
-    l = run.learner
-    adam = {name: [dict(o.state[p]) for p in o.param_groups[0]["params"]] for name, o in l.optimisers.items()}
-    return dict(identity=identity(run), step=run.step, updates=l.updates, actor=detach(l.actor), critic=detach(l.critic), target=l.target,
-                log_temperature=l.log_temperature.detach(), adam=adam, memory=run.memory.rows[:, :run.memory.size], flight=run.flights.flight,
-                time=run.flights.time, best=run.best, best_return=run.best_return, sums=run.sums, counts=run.counts)
+            ) -> dict: # id -> nest of tensors and numbers
+    "All that is needed to go on with each teacher, but its memory"
+    settle(run)
+    l, K = run.learner, len(run.learner.ids)
+    stacks = dict(actor=l.actor, critic=l.critic, target=l.target, log_temperature=[l.log_temperature], best=run.best)
+    for name in l.optimisers: stacks[f"{name} mean"], stacks[f"{name} square"] = sac_native.moments(l, name)
+    cut = lambda p, k: p.detach().unflatten(0, (K, -1))[k]
+    return {i: dict(stacks={name: [cut(p, k) for p in layers] for name, layers in stacks.items()}, updates=l.updates, flight=int(run.flights.flight[k]), time=int(run.flights.time[k]),
+                    best_return=run.best_return[k].item(), sums={name: x[k].item() for name, x in run.sums.items()}, counts=dict(run.counts)) for k, i in enumerate(l.ids)}
 
 # %% ../../nbs/learn/sac.ipynb #0fec9685
 def restore(run,    # a new run; continued from the snapshot
             stored, # of `snapshot`
+            step,   # when it was taken
+            rows,   # K arrays (step, width): the memories
            ):
-    "Go on with a stored run. Raises ValueError if it was another one, or is further than the memory reaches"
-    if stored["identity"] != identity(run):
-        raise ValueError(f"{_difference(stored['identity'], identity(run))}; resume with the settings of the stored run, or train into another folder")
-    learner, memory, step = run.learner, run.memory, stored["step"]
-    if step > memory.rows.shape[1]: raise ValueError(f"the stored run is at step {step}, beyond the {memory.rows.shape[1]} steps asked for")
-    here = lambda x: x.to(memory.rows.device)
+    "Go on with stored teachers"
+    l, memory, parts = run.learner, run.memory, [stored[i] for i in run.learner.ids]
+    stack = lambda name, like: [torch.cat([part["stacks"][name][n] for part in parts]).to(p.device) for n, p in enumerate(like)]
+    l.updates, memory.size, run.step = parts[0]["updates"], step, step
+    counts = dict(critic=l.updates, actor=-(-l.updates // run.settings.sac.actor_update_interval))
     with torch.no_grad():
-        for name in ("actor", "critic", "target"):
-            for p, old in zip(getattr(learner, name), stored[name], strict=True): p.copy_(old)
-        learner.log_temperature.copy_(stored["log_temperature"])
-    for name, optimiser in learner.optimisers.items():
-        for p, old in zip(optimiser.param_groups[0]["params"], stored["adam"][name], strict=True):
-            if old: optimiser.state[p] = {k: here(x) for k, x in old.items()}
-    run.step, learner.updates, memory.size = step, stored["updates"], step
-    run.best, run.best_return, run.counts = [here(p) for p in stored["best"]], stored["best_return"], stored["counts"]
-    run.sums = {name: here(x) for name, x in stored["sums"].items()}
-    memory.rows[:, :step] = here(stored["memory"])
-    actions = [memory.rows[k, step - t:step].split(memory.widths, -1)[1].cpu().numpy() for k, t in enumerate(stored["time"])]
-    run.flights.repeat(stored["flight"], actions)
+        for name, layers in dict(actor=l.actor, critic=l.critic, target=l.target, log_temperature=[l.log_temperature], best=run.best).items():
+            for p, old in zip(layers, stack(name, layers), strict=True): p.copy_(old)
+        for name, optimiser in l.optimisers.items():
+            parameters, n = optimiser.param_groups[0]["params"], counts.get(name, counts["actor"])
+            for p, m, v in zip(parameters, stack(f"{name} mean", parameters), stack(f"{name} square", parameters)):
+                if n: optimiser.state[p] = dict(step=torch.tensor(float(n), device=p.device), exp_avg=m, exp_avg_sq=v)
+        for k, x in enumerate(rows): memory.rows[k, :step] = torch.from_numpy(x)
+    run.best_return, run.counts = torch.tensor([part["best_return"] for part in parts]), dict(parts[0]["counts"])
+    run.sums = {name: torch.tensor([part["sums"][name] for part in parts], dtype=torch.float64, device=l.log_temperature.device) for name in parts[0]["sums"]}
+    if run.engine: run.engine.load()
+    actions = [x[step - part["time"]:, memory.widths[0]:memory.widths[0] + memory.widths[1]] for x, part in zip(rows, parts)]
+    run.flights.repeat(np.array([part["flight"] for part in parts]), actions)
+
+# %% ../../nbs/learn/sac.ipynb #8820a195
+class Store:
+    "The folder of a run: its checkpoints and its memories"
+    def __init__(self, folder, identity, # Path; what must not change
+                 runs):                  # of one teacher or more each
+        self.checkpoints, self.identity, self.runs = Checkpoints(Path(folder)/"checkpoints", keep=2), identity, runs
+        self.files = {i: RowFile(Path(folder)/"memory"/f"{i}.f32", run.memory.rows.shape[2]) for run in runs for i in run.learner.ids}
+
+    def save(self):
+        "What is new of the memories, then a checkpoint. WriteError if there is no room; the checkpoint before stays good"
+        marks, teachers = {}, {}
+        for run in self.runs:
+            for k, i in enumerate(run.learner.ids):
+                file = self.files[i]
+                file.append(run.memory.rows[k, file.rows:run.step].cpu().numpy())
+                marks[i] = file.mark()
+            teachers |= snapshot(run)
+        self.checkpoints.save(self.runs[0].step, dict(identity=self.identity, step=self.runs[0].step, teachers=teachers, memories=marks))
+
+    def load(self) -> bool: # False: there is none
+        "Go on from the newest checkpoint that can be read. Raises ValueError if it is another run's, or is further than the memory reaches"
+        paths = self.checkpoints.paths()
+        for path in reversed(paths):
+            try: return self.use(self.checkpoints.load(path))
+            except (RecordError, OSError) as e:
+                if path == paths[0]: raise
+                warnings.warn(f"checkpoint skipped: {e}", stacklevel=2)
+        return False
+
+    def use(self, stored):
+        "Go on from a checkpoint"
+        step, room = stored["step"], self.runs[0].memory.rows.shape[1]
+        if stored["identity"] != self.identity: raise ValueError(f"{_difference(stored['identity'], self.identity)}; resume with the settings of the stored run, or train into another folder")
+        if step > room: raise ValueError(f"the stored run is at step {step}, beyond the {room} steps asked for")
+        rows = {i: file.read(stored["memories"][i]) for i, file in self.files.items()}
+        for run in self.runs: restore(run, stored["teachers"], step, [rows[i] for i in run.learner.ids])
+        return True
 
 def _difference(stored, wanted):
     stored, wanted = json.loads(stored), json.loads(wanted)
@@ -537,63 +675,79 @@ def check(settings, drones, ids, steps): # see `train`
 def train(settings,        # of core.config; sections sac, training, environment, data_collection
           drones,          # K drones, one teacher each
           steps,           # environment steps of each teacher
-          output_dir=None, # where checkpoints, curve.csv, teachers.safetensors and last.safetensors go; None: nowhere
+          output_dir=None, # where checkpoints, memories, curve.csv, teachers.safetensors and last.safetensors go; None: nowhere
           log=None,        # called with (step, rows of this evaluation)
           resume=True,     # go on from the newest checkpoint in output_dir
           ids=None,        # K ids; default 0, 1, 2 ...
          ):                # the best teachers by their evaluations, the curve as a table
-    "Train a stack of teachers by soft actor-critic. Raises ValueError on an empty fleet, repeated ids, too few steps or another run's checkpoint; OSError if the folder cannot be written or another process writes it"
+    "Train a stack of teachers by soft actor-critic, on as many cores as torch uses. Raises ValueError on an empty fleet, repeated ids, too few steps or another run's checkpoint; OSError if the folder cannot be written or another process writes it"
     drones = list(drones)
     ids = tuple(range(len(drones)) if ids is None else ids)
     check(settings, drones, ids, steps)
-    run = start(settings, drones, ids, steps)
-    if output_dir is None: return proceed(run, steps, None, log)
-    folder = Path(output_dir)
-    with run_lock(folder / "checkpoints"):
-        resume_from(run, folder, resume)
-        return proceed(run, steps, folder, log)
+    workers = torch.get_num_threads()
+    with native.small_operations(), keep_to_one_thread():
+        if output_dir is None: return proceed(begin(settings, drones, ids, steps), [], steps, None, None, log, workers)
+        folder = Path(output_dir)
+        with run_lock(folder / "checkpoints"):
+            runs = begin(settings, drones, ids, steps)
+            store = Store(folder, identity(settings, drones, ids), runs)
+            curve = resume_from(store, folder, resume)
+            return proceed(runs, curve, steps, folder, store, log, workers)
+
+def begin(settings, drones, ids, steps): # as of `start` -> list of runs
+    "One stack of all teachers in torch; for the native engine, which loses nothing by it, a stack of one each"
+    if not native_engine(settings): return [start(settings, drones, ids, steps)]
+    return [start(settings, [d], (i,), steps) for d, i in zip(drones, ids)]
 
 # %% ../../nbs/learn/sac.ipynb #2087939c
-def proceed(run,    # new or resumed
-            steps,  # where to stop
-            folder, # Path or None
-            log,    # called with (step, rows) or None
-           ):       # the best teachers, the curve as a table
-    "Train from where the run is"
-    every = run.settings.training
-    if run.step == 0: record(run, folder, log)
-    while run.step < steps:
-        advance(run)
-        done = run.step == steps
-        if done or run.step % every.eval_frequency == 0: record(run, folder, log)
-        if folder and (done or run.step % every.checkpoint_frequency == 0): Checkpoints(folder / "checkpoints", keep=2).save(run.step, snapshot(run))
-    return teachers_of(run.best, run.learner.ids), pd.DataFrame(run.curve)
+def proceed(runs,    # new or resumed, all at the same step
+            curve,   # rows so far
+            steps,   # where to stop
+            folder,  # Path or None
+            store,   # of that folder, or None
+            log,     # called with (step, rows) or None
+            workers, # threads
+           ):        # the best teachers, the curve as a table
+    "Train from where the runs are"
+    every = runs[0].settings.training
+    if not runs[0].step: curve += record(runs, curve, folder, log)
+    while (now := runs[0].step) < steps:
+        goal = min(steps, *(n * (now // n + 1) for n in (every.eval_frequency, every.checkpoint_frequency)))
+        sac_native.side_by_side(runs, goal, advance, workers, keep_to_one_thread)
+        if goal == steps or goal % every.eval_frequency == 0: curve += record(runs, curve, folder, log)
+        if store and (goal == steps or goal % every.checkpoint_frequency == 0): store.save()
+    return stack_of(runs, "best"), pd.DataFrame(curve)
+
+def stack_of(runs, which): # "best" or "last" -> Teachers
+    "The teachers of several runs as one stack"
+    return Teachers.concat([teachers_of(run.best if which == "best" else run.learner.actor, run.learner.ids) for run in runs]).requires_grad_(False)
 
 # %% ../../nbs/learn/sac.ipynb #d873cab7
-def record(run,    # evaluated
+def record(runs,   # evaluated
+           curve,  # rows so far
            folder, # Path or None
            log,    # called with (step, rows) or None
-          ):
+          ):       # the new rows
     "Evaluate and write the curve, the best and the last teachers"
-    rows = assess(run)
+    rows = pd.concat([assess(run) for run in runs], ignore_index=True)
+    new = rows.to_dict("records")
     if folder:
-        save_table(folder / "curve.csv", pd.DataFrame(run.curve))
-        teachers_of(run.best, run.learner.ids).save(folder / "teachers.safetensors")
-        teachers_of(run.learner.actor, run.learner.ids).save(folder / "last.safetensors")
-    if log: log(run.step, rows)
+        save_table(folder / "curve.csv", pd.DataFrame(curve + new))
+        stack_of(runs, "best").save(folder / "teachers.safetensors")
+        stack_of(runs, "last").save(folder / "last.safetensors")
+    if log: log(runs[0].step, rows)
+    return new
 
-def resume_from(run,    # a new run
+def resume_from(store,  # of new runs
                 folder, # Path
                 resume, # whether to go on from its newest checkpoint
-               ):
+               ):       # rows of the curve so far
     "Go on from the newest checkpoint of a folder, if there is one. Raises ValueError if there is one and it must not be used"
-    checkpoints = Checkpoints(folder / "checkpoints", keep=2)
-    newest = checkpoints.latest()
-    if newest is None: return
-    if not resume: raise ValueError(f"'{folder}' holds a run already ({newest.name}); resume it, or choose another folder")
-    restore(run, checkpoints.load(newest))
+    newest = store.checkpoints.paths()
+    if newest and not resume: raise ValueError(f"'{folder}' holds a run already ({newest[-1].name}); resume it, or choose another folder")
+    if not store.load(): return []
     curve = load_table(folder / "curve.csv")
-    run.curve = curve[curve["step"] <= run.step].to_dict("records")
+    return curve[curve["step"] <= store.runs[0].step].to_dict("records")
 
 # %% ../../nbs/learn/sac.ipynb #16d5bfb0
 def plot_curve(metrics, # of `train`
@@ -608,3 +762,21 @@ def plot_curve(metrics, # of `train`
     ax.set(xlabel="environment steps", ylabel="mean return of a flight")
     if metrics["teacher"].nunique() <= 8: ax.legend(frameon=False)
     return ax
+
+# %% ../../nbs/learn/sac.ipynb #fef9908b
+_PANELS = [("return", "return of a flight", {}), ("survival", "survival", {}), ("critic_loss", "critic loss", dict(yscale="log")), ("temperature", "temperature", dict(yscale="log")),
+           ("expected", "value at the start\nexpected (line), realised (dots)", {}), ("position", "lost a step\ndistance (line), change of action (dashes)", dict(ylim=(0, None)))]
+_BESIDE = dict(expected=("discounted", dict(ls="", marker=".")), position=("action_change", dict(ls="--")))
+
+def plot_progress(metrics, # of `train`
+                 ):        # figure
+    "What happens in a training, a colour a teacher"
+    fig, axes = plt.subplots(2, 3, figsize=(13, 6), layout="constrained")
+    for ax, (name, label, how) in zip(axes.flat, _PANELS):
+        for n, (teacher, rows) in enumerate(metrics.groupby("teacher", sort=False)):
+            if name not in rows: continue # nothing was learned yet
+            ax.plot(rows["step"], rows[name], color=f"C{n % 10}", label=f"teacher {teacher}")
+            if name in _BESIDE: ax.plot(rows["step"], rows[_BESIDE[name][0]], color=f"C{n % 10}", **_BESIDE[name][1])
+        ax.set(xlabel="environment steps", title=label, **how)
+    if metrics["teacher"].nunique() <= 8: axes[0, 0].legend(frameon=False)
+    return fig
