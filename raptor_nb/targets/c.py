@@ -186,7 +186,7 @@ def compile_c(text,      # C99
     if done.returncode: raise ExportError(f"this C does not compile: {next((l for l in done.stderr.splitlines() if 'error' in l), done.stderr[:200])}")
     return output
 
-# %% ../../nbs/targets/c.ipynb #e31840cf
+# %% ../../nbs/targets/c.ipynb #63da5df1
 class CPolicy(Artefact):
     "A C header that flies, compiled in a temporary folder. Raises ExportError, FileNotFoundError, ModuleNotFoundError"
     def __init__(self, path):
@@ -195,10 +195,15 @@ class CPolicy(Artefact):
         head = PATTERN.match(text)
         if not head or text[head.end():] != CODE: raise ExportError(f"'{path}' is not a header that this version of raptor_nb wrote, and other C is not run; export the policy again")
         with tempfile.TemporaryDirectory() as folder: self.library = ctypes.CDLL(str(compile_c(text + BATCH, Path(folder)/'policy.so', '-O2', '-shared', '-fPIC')))
+        self.arrays = [np.float32([float(x) for x in re.findall(r'[-+.\de]+(?=f)', body)]) for name, body in re.findall(r'static const float raptor_(\w+)[\[\]\d]+ = \{([^;]*)\};', text[:head.end()]) if not name.startswith('test')]
         self.library.self_test.restype = ctypes.c_float
         self.obs_dim, self.hidden_dim, self.action_dim = map(self.library.size, range(3))
         self.initial = np.empty(self.hidden_dim, np.float32)
         self.library.batch_reset(1, ctypes.c_void_p(self.initial.ctypes.data))
+
+    def constants(self): # -> list of arrays
+        "What the header holds in flash besides code, without the self-test's vectors"
+        return self.arrays
 
     def self_test(self): # -> float
         "The largest difference from the recorded actions"

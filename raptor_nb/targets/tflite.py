@@ -165,7 +165,7 @@ def metadata_of(model): # bytes -> dict, or None
         with zipfile.ZipFile(io.BytesIO(model)) as archive: return dict(json.loads(archive.read('policy.json')))
     except (zipfile.BadZipFile, KeyError, ValueError): return None
 
-# %% ../../nbs/targets/tflite.ipynb #2bdc54ca
+# %% ../../nbs/targets/tflite.ipynb #72b5d68e
 TOLERANCES = {'float32': 1e-5, 'float16': 2e-3, 'int8': .5, 'int8 throughout': 1.}
 
 def interpreter(runtime='auto'): # 'litert', 'tensorflow' or 'auto' -> class
@@ -194,6 +194,10 @@ class TflitePolicy(Artefact):
         self.precision, self.batch = self.metadata.get('precision', 'float32'), 1
         self.tolerance, self.kinds = TOLERANCES.get(self.precision, 1e-5), ('flight',) if 'int8' in self.precision else Artefact.kinds
         self._start(path)
+
+    def operators(self): # -> list of names
+        "TFLite's operators that the file uses"
+        return sorted({o['op_name'] for o in self.run._get_ops_details()} - {'DELEGATE'})
 
     def _step(self, observation, hidden):
         seen, memory, action, after = self.indices
