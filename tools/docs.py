@@ -20,7 +20,8 @@ from pygments.lexers import PythonLexer
 
 ROOT = Path(__file__).resolve().parents[1]
 EXECUTED, SOURCES, SITE = Path("build/executed"), Path("build/docs"), Path("_docs")
-PAGES = {"docs/bad_input.md": "bad_input.md", "CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md"}
+PAGES = {"docs/server.md": "server.md", "docs/android.md": "android.md", "docs/microcontroller.md": "microcontroller.md", "docs/flight_stacks.md": "flight_stacks.md",
+         "docs/javascript.md": "javascript.md", "docs/bad_input.md": "bad_input.md", "CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md"}
 DIRECTIVE = re.compile(r"^#\|\s*([\w-]+):?\s*(.*)$")
 
 
