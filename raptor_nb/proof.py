@@ -188,7 +188,7 @@ def cortex_m4(header, optimise='-O2'): # path of student.h -> dict: flash, const
         stack = sum(int(line.split('\t')[1]) for line in Path(folder, 'm4.su').read_text().splitlines()) # as if each function called all others
     return dict(flash=text + data, ram=data + bss, stack=stack)
 
-# %% ../nbs/10_proof.ipynb #2c058c54
+# %% ../nbs/10_proof.ipynb #ebbf831a
 QEMU_PROGRAM = '''
 static int call(int what, const void *with) {
     register int r0 __asm__("r0") = what;
@@ -219,7 +219,7 @@ int main(void) {
     timer[0] = 5;
     before = timer[2];
     for (t = 0; t < 1000; t++) raptor_step(&state, observation, action);
-    show(before - timer[2]);
+    show((before - timer[2]) & 0xffffffu); /* it has 24 bits and counts down */
     call(0x18, (const void *)0x20026);
     return 0;
 }

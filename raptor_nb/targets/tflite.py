@@ -24,14 +24,15 @@ import numpy as np
 from .artefact import Artefact, ExportError, existing, flown, flyable, gates, optional, provenance, step
 from .onnx import onnx_model
 
-# %% ../../nbs/targets/tflite.ipynb #8eecc8fb
+# %% ../../nbs/targets/tflite.ipynb #90fa1956
 def spread_errors(W,     # (in, out) weights
                   X,     # (N, in) inputs that they meet
                   round, # function: row of weights -> row that the format can hold
+                  damping=.1, # of H, relative to its mean diagonal: how far weights may move for inputs that flights hardly show
                  ):      # (in, out)
     "Weights that the format can hold, chosen so that X W changes little"
     H = X.T @ X / len(X)
-    H += 1e-4 * np.trace(H) / len(H) * np.eye(len(H))
+    H += damping * np.trace(H) / len(H) * np.eye(len(H))
     order = np.argsort(-np.diag(H), kind='stable') # the strongest inputs first
     W, U, out = W[order].astype(float), np.linalg.cholesky(np.linalg.inv(H[np.ix_(order, order)])).T, np.empty(W.shape)
     for j, row in enumerate(W):
