@@ -542,6 +542,7 @@ Simulation only: it has not been flown on a real drone by us. Four rotors in the
 torque-to-inertia 40 to 1200, rotor time constants up to 0.1 s rising and 0.3 s falling) nothing is promised. Sensors that are more than 20 ms late, and steady winds above some tenths of the weight, were not trained for.
 """
 
+# %% ../nbs/07_pipeline.ipynb #5419ed00
 def ship(output, # folder of the run
          folder, # that gets the weights
          rows,   # of the verdict

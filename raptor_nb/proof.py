@@ -111,7 +111,7 @@ class NodePolicy(Artefact):
         self.node.communicate()
         self.folder.cleanup()
 
-# %% ../nbs/10_proof.ipynb #d6264604
+# %% ../nbs/10_proof.ipynb #4bbf5ddb
 STEPS_PROGRAM = '''
 #include <stdio.h>
 #include <stdlib.h>
@@ -121,10 +121,8 @@ int main(int argc, char **argv) {
     uint32_t seed = 1u;
     int t, i, steps = argc > 1 ? atoi(argv[1]) : 0;
     raptor_reset(&state);
-    for (t = 0; t < steps; t++) {
-        for (i = 0; i < RAPTOR_OBSERVATIONS; i++) observation[i] = (float)((seed = seed * 1664525u + 1013904223u) >> 8) / 8388608.0f - 1.0f;
-        raptor_step(&state, observation, action);
-    }
+    for (i = 0; i < RAPTOR_OBSERVATIONS; i++) observation[i] = (float)((seed = seed * 1664525u + 1013904223u) >> 8) / 8388608.0f - 1.0f;
+    for (t = 0; t < steps; t++) raptor_step(&state, observation, action);
     printf("%.9g %.9g\\n", (double)action[0], (double)raptor_self_test());
     return 0;
 }

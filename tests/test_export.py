@@ -64,10 +64,10 @@ def test_published_policy(tmp_path):
 
 
 def test_flights_are_flights():
-    "What files are compared on: the policy's own flights, near their target after a second, the same each time"
+    "What files are compared on: the policy's own flights in a steady wind, near their target after a while, the same each time"
     policy = RaptorPolicy.published()
     seen = flown(policy, 16, 300)
-    assert seen.shape == (300, 16, 22) and np.median(np.linalg.norm(seen[150:, :, :3], axis=2)) < .1
+    assert seen.shape == (300, 16, 22) and np.median(np.linalg.norm(seen[150:, :, :3], axis=2)) < .2
     assert flown(policy, 16, 300) is seen and np.abs(flown(policy, 16, 300, seed=1) - seen).max() > .1
 
 
