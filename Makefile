@@ -61,10 +61,10 @@ bench: setup     ## the programs of benchmarks/, one after the other
 tflite: setup    ## TensorFlow 2.15 and onnx-tf on top, for the TFLite export (1.5 GB, Python 3.11)
 	$(BIN)/pip install -q $(PIP_ARGS) -r requirements-tflite.lock -c <(grep -v '^l2f==' requirements.lock)
 
-export-report: tflite ## every exported file of the shipped student flown, timed and weighed: reports/export, raptor_nb/weights/*.tflite
+export-report: tflite ## every file of the shipped student made, flown, timed and weighed: reports/export, raptor_nb/weights
 	rm -rf runs/export
 	$(BIN)/raptor_export --model-path raptor_nb/weights/student.safetensors --output-dir runs/export --targets all --report-dir reports/export
-	cp runs/export/student*.tflite raptor_nb/weights/
+	cp runs/export/student{.onnx,.sequence.onnx,.h,.h5,.json,.tflite,.float16.tflite,.int8.tflite} raptor_nb/weights/
 
 clean:     ## what can be made again, except .venv and runs/
 	rm -rf _proc _docs build .cache .pytest_cache .hypothesis .coverage .coverage.*
