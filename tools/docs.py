@@ -83,6 +83,7 @@ def localise(text, up):
     text = re.sub(rf'\[source\]\({library}([\w/]+)\.py(?:#L(\d+))?\)(\{{[^}}]*\}})?',
                   lambda m: f'<a class="source" href="{up}source/{m[1]}.html#L-{m[2] or 1}">source</a>', text)
     text = re.sub(rf"{site}([\w/]+)\.html", lambda m: f"{up}{m[1]}.ipynb", text)
+    text = re.sub(r"\]\((?:\.\./)+nbs/([\w/]+\.ipynb)", rf"]({up}\1", text)
     text = re.sub(r"(\]\((?!https?:)[./\w]*?)\d\d_(\w+\.ipynb)", r"\1\2", text)
     for source, name in PAGES.items(): text = re.sub(rf"\]\((\.\./)*{re.escape(source)}\)", f"]({up}{name})", text)
     text = re.sub(r"\{\.unnumbered\}|\{\.unlisted\}", "", text)
