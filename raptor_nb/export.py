@@ -73,19 +73,21 @@ def policy_json(policy, source=None): # RaptorPolicy, file it came from -> dict
             'layers': [dense('input_layer', 'relu'), gru, dense('output_layer', 'identity')],
             'example': {'observation': _lists(seen[:, 0]), 'action': _lists(action)}, 'provenance': {k: about[k] for k in ('source', 'source_sha256', 'commit', 'versions') if k in about}}
 
-# %% ../nbs/05_export.ipynb #a11d59ab
+# %% ../nbs/05_export.ipynb #dde321e9
 class JsonPolicy(Artefact):
     "A JSON file that flies, in numpy. Raises ExportError, FileNotFoundError"
     def __init__(self, path):
         try: self.metadata = json.loads(existing(path, 'JSON').read_text(encoding='utf-8'))
         except ValueError: raise ExportError(f"'{path}' is not JSON; it may be truncated") from None
         if not isinstance(self.metadata, dict) or self.metadata.get('format') != JSON_FORMAT: raise ExportError(f"'{path}' is other JSON; its format must be '{JSON_FORMAT}'")
-        try: self.g = gates(self._policy(*self.metadata['layers']))
+        try: self.g = gates(self._policy(self.metadata['layers']))
         except (KeyError, TypeError, ValueError, RuntimeError, IndexError) as e:
             raise ExportError(f"'{path}' has layers that do not fit together ({str(e).strip().splitlines()[-1].strip()}); export the policy again") from None
         (self.obs_dim, self.hidden_dim), self.action_dim, self.initial = self.g['W_in'].shape, self.g['W_out'].shape[1], self.g['h_0']
 
-    def _policy(self, first, gru, last): # layers -> RaptorPolicy
+    def _policy(self, layers): # -> RaptorPolicy
+        if len(layers) != 3: raise ValueError(f"there are {len(layers)}; it must be three")
+        first, gru, last = layers
         policy = RaptorPolicy(len(first['weights'][0]), len(first['weights']), len(last['weights']))
         named = {f'{name}.linear.{k}': layer[f'{v}'] for name, layer in (('input_layer', first), ('output_layer', last)) for k, v in (('weight', 'weights'), ('bias', 'biases'))}
         named |= {f'gru.gru.{k}_l0': gru[v] for k, v in (('weight_ih', 'weights_input'), ('weight_hh', 'weights_hidden'), ('bias_ih', 'biases_input'), ('bias_hh', 'biases_hidden'))}
