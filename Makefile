@@ -6,9 +6,9 @@ JOBS ?= 2
 PROFILE ?= quick
 SLOW ?=
 
-.PHONY: help setup run foundation check test prepare readme bad-input docs lab bench tflite clean
+.PHONY: help setup run foundation check test prepare readme bad-input docs lab bench tflite export-report clean
 help:      ## this list
-	@grep -hE '^[a-z-]+: .*##|^[a-z-]+:  *##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+: .*##|^[a-z-]+:  *##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-13s %s\n", $$1, $$2}'
 	@printf '%s\n' '' '  variables:' \
 	  '  PYTHON=...     the interpreter for .venv (3.11 or 3.12)' \
 	  '  PIP_ARGS=...   further arguments of pip install; the default torch of Linux is the CUDA build,' \
@@ -60,6 +60,11 @@ bench: setup     ## the programs of benchmarks/, one after the other
 
 tflite: setup    ## TensorFlow 2.15 and onnx-tf on top, for the TFLite export (1.5 GB, Python 3.11)
 	$(BIN)/pip install -q $(PIP_ARGS) -r requirements-tflite.lock -c <(grep -v '^l2f==' requirements.lock)
+
+export-report: tflite ## every file of the shipped student made, flown, timed and weighed: reports/export, raptor_nb/weights
+	rm -rf runs/export
+	$(BIN)/raptor_export --model-path raptor_nb/weights/student.safetensors --output-dir runs/export --targets all --report-dir reports/export
+	cp runs/export/student{.onnx,.sequence.onnx,.h,.h5,.json,.tflite,.float16.tflite,.int8.tflite} raptor_nb/weights/
 
 clean:     ## what can be made again, except .venv and runs/
 	rm -rf _proc _docs build .cache .pytest_cache .hypothesis .coverage .coverage.*

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['STAGES', 'FURTHER', 'LIMITS', 'SHIPPED', 'Stage', 'StageError', 'find_notebook', 'Engine', 'ProcessEngine', 'say',
            'execute', 'Run', 'run_stage', 'row', 'cost_rows', 'notebook_page', 'verdict_line', 'verdict_table',
-           'index_page', 'plan', 'pipeline', 'card', 'ship', 'pipeline_command', 'generate_dynamics',
+           'index_page', 'plan', 'publish', 'pipeline', 'card', 'ship', 'pipeline_command', 'generate_dynamics',
            'train_teachers_command', 'train_student_command', 'export_command']
 
 # %% ../nbs/07_pipeline.ipynb #3399142d
@@ -35,6 +35,7 @@ import raptor_nb
 from .core.config import ConfigError, check_parameters, find_config, load_config, suggest
 from .core.records import RecordError, WriteError, atomic, commit, file_hash, load_json, manifest_path, run_lock, save_json, versions
 from .drones import load_fleet, write_drone_files
+from .export import DEFAULT
 
 # %% ../nbs/07_pipeline.ipynb #ee6d619a
 @dataclass(frozen=True)
@@ -53,12 +54,13 @@ _student, _teachers, _drones = {'student': 'student.safetensors'}, {'teachers': 
 STAGES = {s.name: s for s in (
     Stage('03_pretrain', 'a fleet of drones and a teacher for each', ('teachers.safetensors', 'drones.json', 'teachers.csv'), {'drones': ''}, (), ('device', 'seed')),
     Stage('04_distill', 'one student that learns from all teachers', ('student.safetensors', 'students'), _teachers | _drones, ('teachers', 'drones'), ('device', 'seed')),
-    Stage('05_export', 'the student for other programs', ('student.onnx', 'student.h5'), _student, ('student',)),
+    Stage('05_export', 'the student for other programs', ('student.onnx', 'student.h5', 'student.h', 'student.json', 'student.sequence.onnx'), _student, ('student',)),
     Stage('06_evaluate', 'flights on drones that nobody trained on, and the verdict', ('flights.parquet', 'verdict.json', 'figures'), _student | _teachers | _drones | {'students': 'students', 'test_teachers': ''}, ('student',)))}
 
 FURTHER = {s.name: s for s in (
     Stage('08_understand', 'what the student knows, how it grows, why it fails', ('understand.json', 'understand'), _student | _teachers | _drones, ('student', 'teachers', 'drones'), ('device', 'seed')),
-    Stage('09_published_recipe', 'a student by the published recipe, over the published curve', ('epochs/verdict.json', 'epochs/figures'), _teachers | _drones, ('teachers', 'drones'), ('device', 'seed'), (('config', 'post_training'), ('epochs', 100))))}
+    Stage('09_published_recipe', 'a student by the published recipe, over the published curve', ('epochs/verdict.json', 'epochs/figures'), _teachers | _drones, ('teachers', 'drones'), ('device', 'seed'), (('config', 'post_training'), ('epochs', 100))),
+    Stage('10_proof', 'whether every exported file flies as the student does', ('proof.json',), _student, ('student',)))}
 
 # %% ../nbs/07_pipeline.ipynb #f6bea56a
 class StageError(RuntimeError):
@@ -443,6 +445,22 @@ def _copy_figures(source, target): # folders -> names
         out.append(picture.name)
     return out
 
+def publish(report,   # folder
+            name,     # of the profile
+            rows,     # of the verdict
+            runs,     # list of Run
+            output,   # folder whose figures/ go into it
+            settings, # Settings
+           ):         # the rows
+    "A report's pages, figures, verdict.json and front page"
+    for run in runs: _refresh_page(run.report)
+    figures = _copy_figures(output/'figures', report/'figures')
+    save_json(report/'verdict.json', rows)
+    with atomic(report/'index.html') as tmp: tmp.write_text(index_page(name, rows, runs, figures, settings), encoding='utf-8')
+    size = sum(p.stat().st_size for p in report.rglob('*') if p.is_file())
+    say(f"{verdict_line(rows)} The report is '{report}/index.html' ({size/1e6:.1f} MB).")
+    return rows
+
 def _fleet_size(path): # of drones.json, or None
     try: return len(load_fleet(path))
     except (ValueError, OSError): return None
@@ -468,19 +486,14 @@ def pipeline(profile='quick', # 'quick', 'full', or a YAML file
     runs = [run_stage(stage, parameters, report/f'{stage}.ipynb', engine) for stage, parameters in tasks.items()]
     passed = time.monotonic() - start
     runs += [run_stage(f, plan(config, output, device, seed, stages=FURTHER)[f], report/f'{f}.ipynb', engine) for f in further]
-    for run in runs: _refresh_page(run.report)
-    figures, judged = _copy_figures(output/'figures', report/'figures'), load_json(output/'verdict.json')
+    judged = load_json(output/'verdict.json')
     old, profile = _record(report/'verdict.json'), settings.pipeline.profile
     if old and all(r.skipped for r in runs): rows = [r for r in old if r['name'] != 'second run'] + [_cost('second run', passed, 's', profile)]
     else: rows = judged + cost_rows(runs[:len(tasks)], passed, _fleet_size(output/'drones.json'), profile) + [r for f in further for r in load_json(output/FURTHER[f].leaves[0])]
-    save_json(report/'verdict.json', rows)
-    with atomic(report/'index.html') as tmp: tmp.write_text(index_page(name, rows, runs, figures, settings), encoding='utf-8')
-    size = sum(p.stat().st_size for p in report.rglob('*') if p.is_file())
-    say(f"{verdict_line(rows)} The report is '{report}/index.html' ({size/1e6:.1f} MB).")
-    return rows
+    return publish(report, name, rows, runs, output, settings)
 
 # %% ../nbs/07_pipeline.ipynb #edc4c7d8
-SHIPPED = 'student.safetensors', 'student.onnx', 'student.h5', 'student.safetensors.manifest.json'
+SHIPPED = 'student.safetensors', 'student.onnx', 'student.sequence.onnx', 'student.h5', 'student.h', 'student.json', 'student.safetensors.manifest.json'
 
 def _figures(rows): # of the verdict -> markdown table: flights on held-out and real drones, beside the published policy
     some = [r for r in rows if r.get('published') is not None and r['value'] is not None and ' of student' in r['name']]
@@ -501,7 +514,13 @@ its own last action, at 100 Hz, and commands four rotor speeds. Load it with `ra
 | --- | --- |
 | student.safetensors | raptor_nb |
 | student.onnx | onnxruntime and others; inputs `observation` (B, 22) and `hidden_in` (1, B, 16), outputs `action` and `hidden_out` |
+| student.sequence.onnx | the same for whole flights (T, B, 22) in one call |
+| student.tflite, student.float16.tflite, student.int8.tflite | LiteRT on phones; there after `make export-report`, which needs TensorFlow |
+| student.h | microcontrollers: a C99 header without dependencies |
+| student.json | JavaScript: the weights as numbers, and what they mean |
 | student.h5 | rl_tools and foundation_policy |
+
+Each was compared with the policy over 500 recurrent steps before it was written. How they fly, how large and how fast they are: `reports/export`; how to use them: `docs`.
 
 ## Data
 None was recorded: {training['num_teachers']} quadrotors drawn from the published distribution (seed 0), simulated.
@@ -523,6 +542,7 @@ Simulation only: it has not been flown on a real drone by us. Four rotors in the
 torque-to-inertia 40 to 1200, rotor time constants up to 0.1 s rising and 0.3 s falling) nothing is promised. Sensors that are more than 20 ms late, and steady winds above some tenths of the weight, were not trained for.
 """
 
+# %% ../nbs/07_pipeline.ipynb #5419ed00
 def ship(output, # folder of the run
          folder, # that gets the weights
          rows,   # of the verdict
@@ -532,6 +552,7 @@ def ship(output, # folder of the run
     for name in SHIPPED:
         if not (output/name).is_file(): raise FileNotFoundError(f"there is no '{output/name}' to ship; run the pipeline first")
     folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob('student*.tflite'): old.unlink() # of another student; make export-report makes them again
     for name in SHIPPED:
         with atomic(folder/name) as tmp: shutil.copyfile(output/name, tmp)
     with atomic(folder/'README.md') as tmp: tmp.write_text(card(load_json(manifest_path(output/'student.safetensors')), rows), encoding='utf-8')
@@ -635,14 +656,23 @@ def train_student_command(argv=None): # arguments; None: the command line's
     if args.dynamics_dir: files['drones'] = args.dynamics_dir
     run_stage('04_distill', dict(config=args.config, output_dir=args.output_dir, **files, **_given(args, 'updates', 'device', 'seed')))
 
+# %% ../nbs/07_pipeline.ipynb #e5f0c0de
 @_command
 def export_command(argv=None): # arguments; None: the command line's
-    "raptor_export: 05_export"
-    p = _parser('raptor_export', 'The student for other programs.', config='default')
-    p.add_argument('--model-path', help="student.safetensors; without it the output folder's")
-    p.add_argument('--targets', default='', help="as 05_export lists them, for example 'onnx,h5'; empty: its default")
-    p.add_argument('--quantize', action='store_true', help='not available yet')
+    "raptor_export: 05_export, and 10_proof for a report"
+    p = _parser('raptor_export', 'A policy for other programs, each file proven equal.', config='default')
+    p.add_argument('--model-path', help="student.safetensors, a training checkpoint or its folder, a checkpoint of rl_tools (.h5), or 'published'; without it the output folder's student")
+    p.add_argument('--targets', default='', help="as 05_export lists them, for example 'onnx,h5', or 'all'; empty: its default")
+    p.add_argument('--quantize', action='store_true', help='the files of TFLite in float32, float16 and int8 too')
+    p.add_argument('--route', choices=('onnx-tf', 'module'), help='to TFLite; without it whatever is installed')
+    p.add_argument('--report-dir', default='', help='fly every file in l2f beside the policy, time and weigh it, and put the report here')
+    p.add_argument('--test-drones', type=int, default=256, help='held-out drones for the report')
     args = p.parse_args(argv)
-    if args.quantize: p.error('--quantize belongs to the TFLite export, which this version does not have; leave it out')
-    model = {'student': args.model_path} if args.model_path else {}
-    run_stage('05_export', dict(config=args.config, output_dir=args.output_dir, **model, **_given(args, 'targets')))
+    if args.test_drones < 1: p.error(f'--test-drones is {args.test_drones}; it must be at least 1')
+    targets = ','.join(dict.fromkeys((args.targets or DEFAULT).split(',') + ['tflite', 'tflite_float16', 'tflite_int8'])) if args.quantize and args.targets != 'all' else args.targets
+    common = dict(config=args.config, output_dir=args.output_dir) | ({'student': args.model_path} if args.model_path else {}) | ({'targets': targets} if targets else {})
+    report, output = Path(args.report_dir or args.output_dir), Path(args.output_dir).expanduser()
+    runs = [run_stage('05_export', common | _given(args, 'route'), report/'05_export.ipynb')]
+    if not args.report_dir: return
+    runs.append(run_stage('10_proof', {'targets': DEFAULT} | common | _given(args, 'test_drones'), report/'10_proof.ipynb'))
+    publish(report, 'export', load_json(output/'proof.json'), runs, output, load_config(args.config))

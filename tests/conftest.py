@@ -6,7 +6,7 @@ import pytest
 
 ABOUT = re.compile(r"bad|refused|unwritable|missing|no_space|sentence")
 TITLES = dict(config="Settings and parameters", records="Files, checkpoints, devices", drones="Drones", policy="Policies and weights", environment="Flying",
-              flight="Flying", native="Native engine", sac="Soft actor-critic", pretrain="Teachers", distill="Student", epochs="Student", export="Export", evaluate="Evaluation", pipeline="Stages", understand="Understanding", commands="Commands")
+              flight="Flying", native="Native engine", sac="Soft actor-critic", pretrain="Teachers", distill="Student", epochs="Student", export="Export", targets="Export", evaluate="Evaluation", pipeline="Stages", understand="Understanding", commands="Commands")
 
 
 def pytest_addoption(parser): parser.addoption("--bad-input", metavar="FILE", help="write the table of bad inputs and their messages")

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from raptor_nb import pipeline as P
-from test_pipeline import Fake, place   # noqa: F401  (a fixture)
+from test_pipeline import Fake, cell, place, write   # noqa: F401  (a fixture)
 
 COMMANDS = {"raptor_pipeline": P.pipeline_command, "raptor_train_teachers": P.train_teachers_command, "raptor_train_student": P.train_student_command, "raptor_export": P.export_command}
 
@@ -23,7 +23,7 @@ def given(place, monkeypatch):
 
 @pytest.mark.parametrize("name, options", [("raptor_pipeline", ["--profile", "--output-dir", "--report-dir", "--device", "--seed"]),
     ("raptor_train_teachers", ["--config", "--output-dir", "--dynamics-dir", "--num-teachers", "--generate-dynamics", "--device", "--algorithm", "--teacher-ids", "--steps", "--seed"]),
-    ("raptor_train_student", ["--config", "--output-dir", "--teachers-dir", "--dynamics-dir", "--device"]), ("raptor_export", ["--model-path", "--output-dir", "--targets", "--quantize"])])
+    ("raptor_train_student", ["--config", "--output-dir", "--teachers-dir", "--dynamics-dir", "--device"]), ("raptor_export", ["--model-path", "--output-dir", "--targets", "--quantize", "--route", "--report-dir", "--test-drones"])])
 def test_help(name, options, capsys):
     with pytest.raises(SystemExit) as end: COMMANDS[name](["--help"])
     text = capsys.readouterr().out
@@ -40,6 +40,22 @@ def test_the_way_of_the_plan(given):
     assert P.export_command("--model-path student/student.safetensors --output-dir exported --targets h5".split()) == 0
     assert given[2] == dict(config="default", output_dir="exported", student="student/student.safetensors", targets="h5")
     assert all(Path(p).is_file() for p in ("teachers/03_pretrain.ipynb", "student/04_distill.ipynb", "exported/05_export.ipynb"))
+
+
+def test_export_of_everything_with_a_report(given, place):
+    "--quantize is the plan's; a report adds the notebook that flies the files, and its verdict"
+    write(place / "nbs", "10_proof", cell("config = ''\noutput_dir = 'runs/default'\nstudent = ''\ntargets = ''\ntest_drones = 0", "parameters"),
+          cell("from pathlib import Path\n(Path(output_dir)/'proof.json').write_text('[{\"name\": \"return\", \"value\": 1, \"unit\": \"\", \"published\": null, \"bar\": 1, \"ok\": true, \"note\": \"\"}]')"))
+    Path("s.safetensors").write_text("student")
+    assert P.export_command("--model-path s.safetensors --output-dir out --targets onnx --quantize --route module --report-dir rep --test-drones 8".split()) == 0
+    files = dict(config="default", output_dir="out", student="s.safetensors", targets="onnx,tflite,tflite_float16,tflite_int8")
+    assert given == [files | dict(route="module"), files | dict(test_drones=8)]
+    assert json.loads(Path("rep/verdict.json").read_text())[0]["name"] == "return"
+    assert {"05_export.ipynb", "05_export.html", "10_proof.ipynb", "10_proof.html", "index.html", "verdict.json"} <= {p.name for p in Path("rep").iterdir()}
+    assert "whether every exported file flies as the student does" in Path("rep/index.html").read_text()
+    given.clear()
+    assert P.export_command("--model-path published --output-dir pub --quantize".split()) == 0
+    assert given == [dict(config="default", output_dir="pub", student="published", targets="onnx,sequence,h5,c,json,tflite,tflite_float16,tflite_int8")]
 
 
 def test_defaults_pass_on_from_one_to_the_next(given):
@@ -92,7 +108,8 @@ def test_pipeline_command(given):
     pytest.param("raptor_train_student", "--teachers-dir nowhere", "04_distill: teachers is 'nowhere/teachers.safetensors', and there is no such file", id="missing-teachers"),
     pytest.param("raptor_train_student", "", "04_distill needs 'runs/default/teachers.safetensors', which 03_pretrain makes: run that first", id="missing-earlier-stage"),
     pytest.param("raptor_export", "--model-path nothing.safetensors", "05_export: student is 'nothing.safetensors', and there is no such file", id="missing-model"),
-    pytest.param("raptor_export", "--quantize", "--quantize belongs to the TFLite export, which this version does not have", id="quantize"),
+    pytest.param("raptor_export", "--route onnx2tf", "argument --route: invalid choice: 'onnx2tf'", id="unknown-route"),
+    pytest.param("raptor_export", "--report-dir r --test-drones 0", "--test-drones is 0; it must be at least 1", id="no-test-drones"),
 ])
 def test_bad_arguments(given, capsys, name, arguments, sentence):
     try: code = COMMANDS[name](arguments.split())

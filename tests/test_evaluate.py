@@ -117,8 +117,8 @@ def test_foundation_policy_and_onnx_fly_the_same(published, clean, tmp_path):
     raptor = pytest.importorskip("foundation_policy", reason="needs the extra raptor-nb[sim]").Raptor()
     policies = {"published": published, "theirs": raptor, "function": published.cpu_copy().evaluate_step}
     try:
-        from raptor_nb.export import OnnxPolicy, export_onnx
-        export_onnx(published, tmp_path / "p.onnx")
+        from raptor_nb.export import OnnxPolicy, export_file
+        export_file(published, "onnx", tmp_path / "p.onnx")
         policies["onnx"] = OnnxPolicy(tmp_path / "p.onnx")
     except ModuleNotFoundError: pass
     table = summary(compare(policies, clean)).set_index("policy")

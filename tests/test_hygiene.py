@@ -8,7 +8,7 @@ ROOT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
 NOTEBOOKS = sorted(p for p in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
 MODULES = sorted(p for p in (ROOT / "raptor_nb").rglob("*.py") if p.name not in ("_modidx.py", "__init__.py"))
-LAYERS = [{"core"}, {"policy", "drones"}, {"environment", "learn"}, {"pretrain", "distill", "export", "evaluate"}, {"pipeline", "understand"}]
+LAYERS = [{"core"}, {"policy", "drones"}, {"environment", "learn", "targets"}, {"pretrain", "distill", "export", "evaluate"}, {"pipeline", "understand", "proof"}]
 STAGES = LAYERS[3]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
@@ -85,7 +85,7 @@ def test_imports_are_in_cells_of_their_own(notebook):
         assert all(imports) or not any(imports), text
 
 
-@pytest.mark.parametrize("stage", ["03_pretrain", "04_distill", "05_export", "06_evaluate", "08_understand"])
+@pytest.mark.parametrize("stage", ["03_pretrain", "04_distill", "05_export", "06_evaluate", "08_understand", "10_proof"])
 def test_stages_have_plain_parameters(stage):
     tagged = [source(c) for c in cells(ROOT / f"nbs/{stage}.ipynb") if "parameters" in c["metadata"].get("tags", [])]
     assert len(tagged) == 1, "one cell tagged `parameters`"

@@ -22,7 +22,7 @@ for name in ('drones.json', 'teachers.safetensors', 'teachers.csv'): (out/name).
 """),
     "04_distill": ("config = ''\noutput_dir = 'runs/default'\nteachers = ''\ndrones = ''\nupdates = 0\ndevice = ''\nseed = -1",
                    "(out/'student.safetensors').write_text(Path(teachers or out/'teachers.safetensors').read_text() + str(updates))"),
-    "05_export": ("config = ''\noutput_dir = 'runs/default'\nstudent = ''\ntargets = 'onnx,h5'", "for t in targets.split(','): (out/f'student.{t}').write_text('exported')"),
+    "05_export": ("config = ''\noutput_dir = 'runs/default'\nstudent = ''\ntargets = 'onnx,h5'\nroute = ''", "for t in targets.split(','): (out/f'student.{t}').write_text('exported')"),
     "06_evaluate": ("config = ''\noutput_dir = 'runs/default'\nstudent = ''\nteachers = ''\ndrones = ''", f"""
 (out/'figures').mkdir(exist_ok=True)
 (out/'figures/flights.png').write_bytes(base64.b64decode('{PICTURE}'))
@@ -420,11 +420,14 @@ def test_shipping(place):
     student.save(out / "student.safetensors"); student.to_hdf5(out / "student.h5")
     with pytest.raises(FileNotFoundError, match="student.onnx' to ship"): P.ship(out, "weights", [])
     assert not Path("weights").exists()
-    (out / "student.onnx").write_bytes(b"onnx")
+    for name in ("student.onnx", "student.sequence.onnx", "student.h", "student.json"): (out / name).write_bytes(b"exported")
     write_manifest(out / "student.safetensors", settings=settings, seed=42, inputs=[], seconds=1., metrics={})
     row = lambda name, note, ok: P.row(name, 1.5, "m", ok, 1., 2.) | dict(note=note)
+    Path("weights").mkdir()
+    Path("weights/student.int8.tflite").write_bytes(b"of another student")
     P.ship(out, "weights", [row("RMSE of student, 9 drones, a", "better: -1", False), row("RMSE of student, 9 drones, b", "NOT better: +1", False), row("RMSE of published, 9 drones, b", "", None)])
     assert (Path("weights/student.h5")).read_bytes() == (out / "student.h5").read_bytes()
+    assert sorted(p.name for p in Path("weights").iterdir()) == sorted([*P.SHIPPED, "README.md"]), "what is not made by a run is not left from another student"
     text = Path("weights/README.md").read_text()
     assert "| RMSE, 9 drones, a | 1.5 | 2 | yes |" in text and "| RMSE, 9 drones, b | 1.5 | 2 | **no** |" in text and "RMSE of published" not in text
 

@@ -20,7 +20,8 @@ from pygments.lexers import PythonLexer
 
 ROOT = Path(__file__).resolve().parents[1]
 EXECUTED, SOURCES, SITE = Path("build/executed"), Path("build/docs"), Path("_docs")
-PAGES = {"docs/bad_input.md": "bad_input.md", "CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md"}
+PAGES = {"docs/server.md": "server.md", "docs/android.md": "android.md", "docs/microcontroller.md": "microcontroller.md", "docs/flight_stacks.md": "flight_stacks.md",
+         "docs/javascript.md": "javascript.md", "docs/bad_input.md": "bad_input.md", "CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md"}
 DIRECTIVE = re.compile(r"^#\|\s*([\w-]+):?\s*(.*)$")
 
 
@@ -82,6 +83,7 @@ def localise(text, up):
     text = re.sub(rf'\[source\]\({library}([\w/]+)\.py(?:#L(\d+))?\)(\{{[^}}]*\}})?',
                   lambda m: f'<a class="source" href="{up}source/{m[1]}.html#L-{m[2] or 1}">source</a>', text)
     text = re.sub(rf"{site}([\w/]+)\.html", lambda m: f"{up}{m[1]}.ipynb", text)
+    text = re.sub(r"\]\((?:\.\./)+nbs/([\w/]+\.ipynb)", rf"]({up}\1", text)
     text = re.sub(r"(\]\((?!https?:)[./\w]*?)\d\d_(\w+\.ipynb)", r"\1\2", text)
     for source, name in PAGES.items(): text = re.sub(rf"\]\((\.\./)*{re.escape(source)}\)", f"]({up}{name})", text)
     text = re.sub(r"\{\.unnumbered\}|\{\.unlisted\}", "", text)
