@@ -4,13 +4,15 @@
 
 # %% auto #0
 __all__ = ['ACTION_LIMIT', 'CONDITIONS', 'STARTS', 'FlightError', 'ResetNeeded', 'check_action', 'check_seed', 'Simulator',
-           'as_drone', 'flight_spaces', 'see', 'flight_seed', 'start', 'Picture', 'QuadrotorEnv', 'as_fleet',
+           'as_drone', 'flight_spaces', 'see', 'flight_seed', 'start', 'Picture', 'Film', 'QuadrotorEnv', 'as_fleet',
            'QuadrotorVectorEnv', 'observation_scale', 'from_hover', 'ScaledObservation', 'HoverAction',
            'VectorScaledObservation', 'VectorHoverAction']
 
 # %% ../nbs/02_environment.ipynb #fbf72bea
+import base64
 import difflib
 import functools
+import io
 import numbers
 import time
 from pathlib import Path
@@ -23,6 +25,7 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 from numpy.lib.stride_tricks import as_strided
 
+from .core.records import atomic
 from .drones import Drone, load_drone, parse_drone, real_drones, vary
 
 # %% ../nbs/02_environment.ipynb #0872495f
@@ -492,6 +495,29 @@ class Picture(_Scene):
         self.bars.set_text('thrust of the rotors  ' + '  '.join(f'{s:4.0%}' for s in share))
         self.canvas.draw()
         return np.asarray(self.canvas.buffer_rgba())[..., :3].copy()
+
+# %% ../nbs/02_environment.ipynb #1f3553c6
+class Film:
+    "A moving picture that notebooks show"
+    def __init__(self,
+                 pictures, # list of (h, w, 3) uint8
+                 fps=25,   # pictures a second
+                ):
+        if not len(pictures): raise FlightError("there are no pictures; a film needs at least one")
+        self.pictures, self.fps = [np.asarray(p, np.uint8) for p in pictures], fps
+
+    def webp(self): # bytes
+        "The film in a file format that browsers play"
+        from PIL import Image
+        first, *rest = map(Image.fromarray, self.pictures)
+        first.save(file := io.BytesIO(), 'WEBP', save_all=True, append_images=rest, duration=round(1000 / self.fps), loop=0, quality=80, method=2)
+        return file.getvalue()
+
+    def _repr_html_(self): return f'<img alt="film of a flight" src="data:image/webp;base64,{base64.b64encode(self.webp()).decode()}">'
+
+    def save(self, path): # .webp -> path, moved into place when complete
+        with atomic(path) as temporary: Path(temporary).write_bytes(self.webp())
+        return Path(path)
 
 # %% ../nbs/02_environment.ipynb #c97ca923
 class _OneDrone(gymnasium.Env):

@@ -8,7 +8,7 @@ ROOT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
 NOTEBOOKS = sorted(p for p in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
 MODULES = sorted(p for p in (ROOT / "raptor_nb").rglob("*.py") if p.name not in ("_modidx.py", "__init__.py"))
-LAYERS = [{"core"}, {"policy", "drones"}, {"environment", "learn"}, {"pretrain", "distill", "export", "evaluate"}, {"pipeline", "understand"}]
+LAYERS = [{"core"}, {"policy", "drones", "design"}, {"environment", "learn"}, {"pretrain", "distill", "export", "evaluate"}, {"pipeline", "understand"}]
 STAGES = LAYERS[3]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 

@@ -1,5 +1,5 @@
 // Two small plots on canvases: how far from the target, and what the memory believes
-const PAD = { left: 38, right: 8, top: 8, bottom: 22 };
+const PAD = { left: 42, right: 8, top: 8, bottom: 22 };
 
 function begin(canvas, style) {
   const ratio = Math.min(devicePixelRatio, 2), width = canvas.clientWidth, height = canvas.clientHeight;
@@ -47,7 +47,7 @@ const colourOf = (flight, style) => style[flight.policy.name];
 
 export function drawDistance(canvas, flights, style) {
   const { pen, box } = begin(canvas, style), x = past(box), y = within(box, 0.001, 2, true);
-  axes(pen, box, style, { x: (s) => x(100 * s), y, xTicks: [-10, -8, -6, -4, -2], yTicks: [0.001, 0.01, 0.1, 1], xLabel: '0 s', yText: (v) => (v < 1 ? `${v * 100} cm` : '1 m') });
+  axes(pen, box, style, { x: (s) => x(100 * s), y, xTicks: [-10, -8, -6, -4, -2], yTicks: [0.001, 0.01, 0.1, 1], xLabel: '0 s', yText: (v) => (v < 0.01 ? `${v * 1000} mm` : v < 1 ? `${v * 100} cm` : `${v} m`) });
   for (const f of flights) curve(pen, f.distance, x, y, colourOf(f, style), flights.length > 2 ? 1 : 1.6);
 }
 

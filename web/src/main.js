@@ -68,11 +68,11 @@ function fly(which) { // 'student', 'published' or 'both'
 
 // ---- what one can do to them --------------------------------------------------------------------------------------
 function eight(on) { world.eight(on); $('eight').setAttribute('aria-pressed', on); }
-function pause(on) { app.paused = on; $('pause').setAttribute('aria-pressed', on); $('pause').firstChild.textContent = on ? 'Go on' : 'Pause'; }
+function pause(on) { app.paused = on; show(); $('pause').setAttribute('aria-pressed', on); $('pause').firstChild.textContent = on ? 'Go on' : 'Pause'; }
 function slow(on) { app.speed = on ? 0.25 : 1; $('slow').setAttribute('aria-pressed', on); }
-function aim(target) { if (world.eightSince !== null) eight(false); world.target = target.map((x, i) => settle(x, i === 2 && picture ? [picture.floor + 0.05, 3] : [-3, 3])); }
+function aim(target) { if (world.eightSince !== null) eight(false); world.target = target.map((x, i) => settle(x, i === 2 && picture ? [picture.floor + 0.05, 3] : [-3, 3])); show(); }
 function nudge(...by) { aim(world.goal()[0].map((x, i) => x + by[i])); }
-const restart = () => world.restart();
+const restart = () => { world.restart(); show(); };
 const act = { drag: aim, poke: (flights) => world.poke(flights) };
 
 // ---- reading ------------------------------------------------------------------------------------------------------
@@ -93,16 +93,17 @@ function readout() {
     const [distance, believed, lost] = row.querySelectorAll('output');
     const up = flights.filter((f) => f.distance.length && f.over <= 0);
     distance.textContent = up.length ? far(mean(up.map((f) => recent(f)))) : '–';
-    believed.textContent = flights.length === 1 ? (Number.isFinite(flights[0].believed) ? flights[0].believed.toFixed(2) : '–') : far_off(flights);
+    believed.textContent = flights.length === 1 ? (Number.isFinite(flights[0].believed) ? flights[0].believed.toFixed(2) : '–') : gap(flights);
     lost.textContent = flights.reduce((sum, f) => sum + f.lost, 0);
   }
   const about = world.flights[0].about, one = app.choice !== 'eight';
-  $('truth').textContent = one ? about.thrustToWeight.toFixed(2) : '';
-  $('belief-title').textContent = one ? 'What the memory believes about thrust-to-weight (dashed: true)' : 'Thrust-to-weight: believed against true';
+  $('truth').textContent = about.thrustToWeight.toFixed(2);
+  $('row-truth').hidden = !one;
+  $('belief-title').textContent = one ? 'Thrust-to-weight as the memory believes (dashed: true)' : 'Thrust-to-weight: believed against true';
   $('about').textContent = one ? `${about.mass < 1 ? `${(1000 * about.mass).toPrecision(3)} g` : `${about.mass.toPrecision(3)} kg`}, arm ${(100 * about.arm).toPrecision(3)} cm, torque-to-inertia ${about.torqueToInertia.toPrecision(3)} rad/s²${outside(about)}` : `eight of ${data.sampled.length} drones that no policy was trained on`;
   $('drawn').textContent = picture && picture.bodies[0].scale > 1.01 && one ? `drawn ${picture.bodies[0].scale.toFixed(1)} times its size` : '';
 }
-const far_off = (flights) => `± ${mean(flights.filter((f) => Number.isFinite(f.believed)).map((f) => Math.abs(f.believed - f.about.thrustToWeight))).toFixed(2)}`;
+const gap = (flights) => `± ${mean(flights.filter((f) => Number.isFinite(f.believed)).map((f) => Math.abs(f.believed - f.about.thrustToWeight))).toFixed(2)}`;
 
 function outside(about) { // of what the policies were trained on
   const given = { mass: about.mass, thrust_to_weight: about.thrustToWeight, torque_to_inertia: about.torqueToInertia, rotor_time_constant_rising: about.lag, rotor_time_constant_falling: about.falling };
@@ -112,25 +113,33 @@ function outside(about) { // of what the policies were trained on
 }
 
 // ---- the loop -----------------------------------------------------------------------------------------------------
-let picture = null, before = null, owed = 0, look = style(), plotted = 0;
+let picture = null, before = null, owed = 0, look = style(), plotted = 0, stale = true;
+const show = () => { stale = true; }; // a pause draws nothing unless something moved
 
-function draw(seconds = 0) {
-  picture?.draw(seconds);
+function plot() {
   readout();
+  drawDistance($('distance'), world.flights, look);
+  drawBelief($('belief'), world.flights, look);
+}
+
+function draw() { // at once
+  picture?.draw(0);
+  plot();
 }
 
 function frame(now) {
   requestAnimationFrame(frame);
   const passed = before === null ? 0 : Math.min((now - before) / 1000, CATCH_UP);
   before = now;
-  if (document.hidden) return;
+  if (document.hidden || (app.paused && !stale)) return;
   if (!app.paused) {
     owed += passed * app.speed;
     for (; owed >= DT; owed -= DT) world.step();
   }
   app.frames += 1;
   picture?.draw(app.paused ? 0 : passed * app.speed);
-  if (now - plotted > 66) { plotted = now; readout(); drawDistance($('distance'), world.flights, look); drawBelief($('belief'), world.flights, look); }
+  if (stale || now - plotted > 66) { plotted = now; plot(); }
+  stale = false;
 }
 
 function theme(dark) {
@@ -138,6 +147,7 @@ function theme(dark) {
   $('theme').setAttribute('aria-pressed', dark);
   look = style();
   picture?.theme(dark);
+  show();
 }
 
 // ---- keys and controls --------------------------------------------------------------------------------------------
@@ -186,6 +196,8 @@ function begin() {
   try { kept = localStorage.getItem('theme'); } catch { /* pages without storage */ }
   theme(kept === 'dark' || (kept !== 'light' && matchMedia('(prefers-color-scheme: dark)').matches));
   listen();
+  addEventListener('resize', show);
+  picture?.controls.addEventListener('change', show);
   choose('own');
   const wish = new URLSearchParams(location.search);
   if (wish.get('policy')) fly(wish.get('policy') === 'both' || wish.get('policy') in data.policies ? wish.get('policy') : 'student');

@@ -6,9 +6,10 @@ import {
 import { OrbitControls } from 'three/examples/jsm/controls/OrbitControls.js';
 import { mergeGeometries } from 'three/examples/jsm/utils/BufferGeometryUtils.js';
 import { thrust } from './physics.js';
+import { TRAIL } from './world.js';
 
 export const COLOURS = { student: 0x1f77b4, published: 0xff7f0e };
-const TRAIL = 250, STREAKS = 60, SMALLEST = 0.09, TOUCH = 36; // steps, lines, m of arm below which a drone is drawn larger, px
+const STREAKS = 60, SMALLEST = 0.09, TOUCH = 36; // lines, m of arm below which a drone is drawn larger, px
 
 // Body and arms as one mesh along the rotors' places, at true size; the front arms are lighter
 function frame(dynamics, arm) {
@@ -53,10 +54,9 @@ class Body { // one drone, its target and its path
     this.group.add(this.model, this.target, this.path, this.shadow);
     this.group.position.set(...flight.home);
     scene.add(this.group);
-    this.points = [];
   }
 
-  show(target, floor, time) {
+  show(target, floor) {
     const { state, drone } = this.flight;
     this.model.visible = this.flight.over <= 0;
     this.model.position.set(...state.position);
@@ -64,19 +64,10 @@ class Body { // one drone, its target and its path
     this.discs.forEach((disc, i) => { disc.material.opacity = 0.12 + 0.7 * thrust(drone, i, state.rotor[i]) / thrust(drone, i, drone.high); });
     this.target.position.set(...target);
     this.shadow.position.set(state.position[0], state.position[1], floor + 0.002);
-    this.remember(state.position, time);
-  }
-
-  remember(position, time) {
-    const last = this.points[this.points.length - 1];
-    if (!this.model.visible || (last && Math.hypot(...position.map((x, i) => x - last[i])) > 1)) this.points = []; // begun anew
-    if (!last || time > this.since + 0.009) { this.points.push(position); this.since = time; }
-    if (time < this.since) this.since = time;
-    if (this.points.length > TRAIL) this.points.splice(0, this.points.length - TRAIL);
     const array = this.path.geometry.attributes.position;
-    this.points.forEach((p, i) => array.setXYZ(i, ...p));
+    this.flight.path.forEach((p, i) => array.setXYZ(i, ...p));
     array.needsUpdate = true;
-    this.path.geometry.setDrawRange(0, this.points.length);
+    this.path.geometry.setDrawRange(0, this.flight.path.length);
   }
 
   dispose() {
@@ -132,7 +123,7 @@ export class Picture {
   }
 
   look() { // from behind and above, all drones in sight
-    const far = this.extent / Math.tan(this.camera.fov * Math.PI / 360) * 1.15 / Math.min(1, this.camera.aspect);
+    const far = this.extent / Math.tan(this.camera.fov * Math.PI / 360) * 1.15 / Math.min(1, this.camera.aspect * (this.width > 640 ? 0.8 : 1));
     this.camera.position.set(-far * 0.88, -far * 0.14, far * 0.42);
     this.controls.target.set(0, 0, 0);
     this.controls.update();
@@ -147,14 +138,15 @@ export class Picture {
     this.renderer.setPixelRatio(Math.min(devicePixelRatio, 2));
     this.renderer.setSize(width, height, false);
     this.camera.aspect = width / height;
-    this.camera.updateProjectionMatrix();
+    const beside = width > 640 ? 160 : 0; // px: the drones stand beside the readings, not behind them
+    this.camera.setViewOffset(width, height, -beside, 0, width, height);
     if (first) this.look();
   }
 
   draw(seconds) {
     this.fit();
     const [target] = this.world.goal();
-    for (const body of this.bodies) body.show(target, this.floor, this.world.time);
+    for (const body of this.bodies) body.show(target, this.floor);
     this.blow(seconds);
     this.renderer.render(this.scene, this.camera);
   }

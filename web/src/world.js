@@ -6,6 +6,7 @@ import { describe } from './drones.js';
 export const EIGHT = { period: 5.5, size: [1, 0.5], lead: 2 }; // s, m, s: as raptor_nb.evaluate.FigureEight
 export const NOISE = [[0, 12, 1], [12, 15, 2], [15, 18, 5]];   // position and rotation, velocity twice, angular velocity five times sigma
 export const POKE = { velocity: 1, spin: 3 };                  // m/s in a random horizontal direction, rad/s about a random axis
+export const TRAIL = 250;                                      // steps of a path that are shown
 const LOST = 8, KEEP = 1000, PAUSE = 1;                        // m from the target; steps that are remembered; s until a lost drone begins again
 
 // A repeatable stream of numbers (mulberry32): uniform in 0..1, and normal
@@ -30,7 +31,7 @@ export function figureEight(t) {
 
 export class Flight {
   constructor(drone, name, policy, home) {
-    Object.assign(this, { name, policy, home, lost: 0, distance: [], belief: [] });
+    Object.assign(this, { name, policy, home, lost: 0, distance: [], belief: [], path: [] });
     this.change(drone);
     this.begin([0, 0, 0]);
   }
@@ -45,6 +46,7 @@ export class Flight {
     this.state = atRest(this.drone, target.map((x, i) => x + offset[i]));
     this.hidden = this.policy.network.initial();
     this.over = 0;
+    this.path = [];
     this.error = length(offset);
   }
 
@@ -59,6 +61,8 @@ export class Flight {
     this.hidden = hidden;
     this.state = step(this.state, action, this.drone, wind.map((x) => x * this.about.weight));
     this.error = length(this.state.position.map((x, i) => x - target[i]));
+    this.path.push(this.state.position);
+    if (this.path.length > TRAIL) this.path.shift();
     this.distance.push(this.error);
     this.belief.push(readProbe(this.policy.probe, hidden));
     if (this.distance.length > KEEP) { this.distance.shift(); this.belief.shift(); }
