@@ -57,8 +57,8 @@ fly: setup       ## the page on which drones fly, in build/fly.html: one file, n
 bundle: setup    ## web/fly.js from web/src, after an edit there (needs Node.js and npm)
 	@$(BIN)/python tools/fly.py --bundle
 
-lab: setup       ## the notebooks in JupyterLab
-	$(BIN)/jupyter lab nbs
+lab: setup       ## the notebooks in JupyterLab, beginning with the tour
+	$(BIN)/jupyter lab nbs/tour.ipynb
 
 bench: setup     ## the programs of benchmarks/, one after the other
 	@shopt -s nullglob; files=(benchmarks/*.py); [ $${#files[@]} -gt 0 ] || echo 'no benchmarks yet: they would be benchmarks/*.py'; \

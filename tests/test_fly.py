@@ -12,9 +12,10 @@ from raptor_nb.policy import RaptorPolicy
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tools"))
+import browser as chromium  # noqa: E402
 import fly  # noqa: E402
 
-CHROMIUM, DRIVER, NODE = shutil.which("chromium"), shutil.which("chromedriver"), shutil.which("node")
+NODE = shutil.which("node")
 POLICIES = {"student": RaptorPolicy.pretrained, "published": RaptorPolicy.published}
 dynamics = lambda drone: drone.to_dict()["dynamics"]
 listed = lambda tensor: tensor.double().numpy().tolist()
@@ -153,19 +154,6 @@ def test_missing_npm_is_one_sentence(monkeypatch):
 DRONES = {"default": {}, "30 g": dict(mass=.03, arm=.04), "4 kg": dict(mass=4., arm=.25)}
 
 
-def open_browser(width=1000, height=700):
-    "Chromium without a window, drawing in software"
-    if not (CHROMIUM and DRIVER): pytest.skip("Chromium and its driver are not installed (Debian: chromium, chromium-driver)")
-    selenium = pytest.importorskip("selenium.webdriver", reason="selenium is not installed (pip install selenium)")
-    options = selenium.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for word in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--use-angle=swiftshader", "--enable-unsafe-swiftshader", f"--window-size={width},{height}"): options.add_argument(word)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = selenium.Chrome(options=options, service=selenium.ChromeService(DRIVER))
-    driver.set_page_load_timeout(120); driver.set_script_timeout(120)
-    return driver
-
-
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory):
     folder = tmp_path_factory.mktemp("page")
@@ -175,7 +163,8 @@ def pages(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def browser(pages):
-    driver = open_browser()
+    if why := chromium.missing(): pytest.skip(why)
+    driver = chromium.open_browser()
     yield driver
     driver.quit()
 
@@ -187,7 +176,7 @@ def page(browser, pages):
     browser.get_log("browser")
     browser.execute_script("raptor.app.paused = true; raptor.world.seed(1)")
     yield browser
-    assert not [entry for entry in browser.get_log("browser") if entry["level"] in ("SEVERE", "WARNING")]
+    assert not chromium.complaints(browser)
 
 
 def choose(page, drone="own", policy="student", **sliders):
@@ -349,7 +338,7 @@ def test_light_and_dark_and_the_width_of_a_phone(page):
     page.find_element("id", "theme").click()
     assert back() != first
     page.find_element("id", "theme").click()
-    page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", dict(width=390, height=844, deviceScaleFactor=1, mobile=True))
+    chromium.resize(page, 390, 844, phone=True)
     try:
         assert page.execute_script("return document.documentElement.scrollWidth") <= 390
         canvas, panel = (page.execute_script("const b = document.querySelector(arguments[0]).getBoundingClientRect(); return [b.left, b.top, b.width, b.height]", s) for s in ("#scene", "aside"))

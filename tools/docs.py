@@ -107,6 +107,12 @@ def documented(text):
     return f"{anchor}::::{{container}} api\n\n{text.strip()}\n\n::::"
 
 
+def shown(cell):
+    "The outputs that a page can show: widgets need a kernel, and warnings are for those who run it"
+    widget = "application/vnd.jupyter.widget-view+json"
+    return [o for o in cell.outputs if not (o.output_type == "stream" and o.name == "stderr") and widget not in o.get("data", {})]
+
+
 def convert_cell(cell, up):
     "One processed cell in Sphinx's dialect, or None"
     new = nbformat.v4
@@ -122,8 +128,7 @@ def convert_cell(cell, up):
     if given.get("echo") == "false": tags.append("remove-input")
     if given.get("include") == "false": return None
     if "code-fold" in given or "exports" in given: tags.append("hide-input")
-    outputs = [o for o in cell.outputs if not (o.output_type == "stream" and o.name == "stderr")]
-    return new.new_code_cell(cell.source, outputs=outputs, metadata={"tags": tags})
+    return new.new_code_cell(cell.source, outputs=shown(cell), metadata={"tags": tags})
 
 
 def convert(path, out):
@@ -156,8 +161,7 @@ def report_cell(cell, up):
     if cell.cell_type == "markdown": return nbformat.v4.new_markdown_cell(localise(cell.source, up))
     if cell.cell_type != "code" or not cell.outputs: return None
     directives(cell)
-    outputs = [o for o in cell.outputs if not (o.output_type == "stream" and o.name == "stderr")]
-    return nbformat.v4.new_code_cell(cell.source, outputs=outputs, metadata={"tags": ["hide-input"]})
+    return nbformat.v4.new_code_cell(cell.source, outputs=shown(cell), metadata={"tags": ["hide-input"]})
 
 
 def report_notebook(path):
