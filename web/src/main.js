@@ -113,7 +113,7 @@ function outside(about) { // of what the policies were trained on
 }
 
 // ---- the loop -----------------------------------------------------------------------------------------------------
-let picture = null, before = null, owed = 0, look = style(), plotted = 0, stale = true;
+let picture = null, before = null, owed = 0, look = style(), plotted = 0, stale = true, seen = true;
 const show = () => { stale = true; }; // a pause draws nothing unless something moved
 
 function plot() {
@@ -131,7 +131,7 @@ function frame(now) {
   requestAnimationFrame(frame);
   const passed = before === null ? 0 : Math.min((now - before) / 1000, CATCH_UP);
   before = now;
-  if (document.hidden || (app.paused && !stale)) return;
+  if (document.hidden || !seen || (app.paused && !stale)) return;
   if (!app.paused) {
     owed += passed * app.speed;
     for (; owed >= DT; owed -= DT) world.step();
@@ -197,6 +197,7 @@ function begin() {
   theme(kept === 'dark' || (kept !== 'light' && matchMedia('(prefers-color-scheme: dark)').matches));
   listen();
   addEventListener('resize', show);
+  new IntersectionObserver(([entry]) => { seen = entry.isIntersecting; }).observe($('scene')); // scrolled away, it rests
   picture?.controls.addEventListener('change', show);
   choose('own');
   const wish = new URLSearchParams(location.search);
