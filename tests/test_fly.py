@@ -287,15 +287,21 @@ def test_noise_and_wind_disturb(page):
 @pytest.mark.parametrize("kind", ["mouse", "touch"])
 def test_the_target_is_dragged_and_the_drone_follows(page, kind):
     from selenium.webdriver.common.actions.action_builder import ActionBuilder
-    from selenium.webdriver.common.actions.pointer_input import PointerInput
     choose(page)
     advance(page, 4)
     x, y, left, top = page.execute_script("const p = raptor.picture, b = p.canvas.getBoundingClientRect(); return [...p.place(raptor.world.flights[0].home), b.left, b.top]")
-    builder = ActionBuilder(page, mouse=PointerInput(kind, "finger"))
-    pointer = builder.pointer_action
-    pointer.move_to_location(round(left + x), round(top + y)); pointer.pointer_down()
-    pointer.move_to_location(round(left + x) + 40, round(top + y) - 30); pointer.move_to_location(round(left + x) + 90, round(top + y) - 60); pointer.pointer_up()
-    builder.perform()
+    way = [(round(left + x) + dx, round(top + y) + dy) for dx, dy in ((0, 0), (40, -30), (90, -60))]
+    if kind == "mouse":
+        builder = ActionBuilder(page)
+        builder.pointer_action.move_to_location(*way[0]).pointer_down()
+        for place in way[1:]: builder.pointer_action.move_to_location(*place)
+        builder.pointer_action.pointer_up()
+        builder.perform()
+    else:
+        touch = lambda what, *points: page.execute_cdp_cmd("Input.dispatchTouchEvent", dict(type=what, touchPoints=[dict(x=u, y=v) for u, v in points]))
+        touch("touchStart", way[0])
+        for place in way[1:]: touch("touchMove", place)
+        touch("touchEnd")
     there = target(page)
     assert np.linalg.norm(there) > .1 and there[2] > .03, there
     advance(page, 8)

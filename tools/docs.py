@@ -94,6 +94,7 @@ def localise(text, up):
     text = re.sub(r"(\]\((?!https?:)[./\w]*?)\d\d_(\w+\.ipynb)", r"\1\2", text)
     for source, name in PAGES.items(): text = re.sub(rf"\]\((\.\./)*{re.escape(source)}\)", f"]({up}{name})", text)
     text = re.sub(r"\]\((?:\.\./)+reports/", f"]({up}reports/", text)
+    text = re.sub(r"\[([^\]]+)\]\((?:[^)\s]*#_\w+|\.\./concepts/[^)\s]*)\)", r"\1", text)   # private names have no place here, pydantic's docstrings link into its own site
     text = re.sub(r"\{\.unnumbered\}|\{\.unlisted\}", "", text)
     return re.sub(r"^:::\s*\{\.callout-(note|tip|warning|important|caution)[^}]*\}", r":::{\1}", text, flags=re.M)
 
@@ -284,7 +285,7 @@ class Links(HTMLParser):
 
 def broken_links(site):
     "Every link within the site that leads nowhere"
-    pages = {p.resolve(): Links(p) for p in site.rglob("*.html")}
+    pages = {p.resolve(): Links(p) for p in site.rglob("*.html") if "_static" not in p.parts}   # there lie templates of the theme
     for path, found in sorted(pages.items()):
         for link in found.links:
             parts = urlsplit(link)

@@ -14,7 +14,7 @@ from raptor_nb.understand import r_squared, ridge, watch
 
 WEB = Path(__file__).resolve().parents[1] / "web"
 PROGRAM, LABELS = WEB / "fly.js", {"student": "ours", "published": "published"}
-SEED, SAMPLED, PROBED = 2026, 64, 768   # drones on the page and, after them, those that the probe learns from: none of them was trained on
+SEED, SAMPLED, PROBED = 2026, 64, 384   # drones on the page and, after them, those that the probe learns from: none of them was trained on
 
 
 def rounded(values, digits=9):
