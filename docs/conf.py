@@ -22,6 +22,7 @@ exclude_patterns = ["README.md"]
 
 html_theme = "sphinx_book_theme"
 html_title = "raptor_nb"
+html_context = {"default_mode": "auto"}
 html_static_path = ["_static"]
 html_css_files = ["raptor.css"]
 html_extra_path = ["extra"]

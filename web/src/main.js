@@ -67,7 +67,7 @@ function fly(which) { // 'student', 'published' or 'both'
 }
 
 // ---- what one can do to them --------------------------------------------------------------------------------------
-function eight(on) { world.eight(on); $('eight').setAttribute('aria-pressed', on); }
+function eight(on) { world.eight(on); $('eight').setAttribute('aria-pressed', on); if (on) picture?.look(); }
 function pause(on) { app.paused = on; show(); $('pause').setAttribute('aria-pressed', on); $('pause').firstChild.textContent = on ? 'Go on' : 'Pause'; }
 function slow(on) { app.speed = on ? 0.25 : 1; $('slow').setAttribute('aria-pressed', on); }
 function aim(target) { if (world.eightSince !== null) eight(false); world.target = target.map((x, i) => settle(x, i === 2 && picture ? [picture.floor + 0.05, 3] : [-3, 3])); show(); }

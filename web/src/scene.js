@@ -123,7 +123,8 @@ export class Picture {
   }
 
   look() { // from behind and above, all drones in sight
-    const far = this.extent / Math.tan(this.camera.fov * Math.PI / 360) * 1.15 / Math.min(1, this.camera.aspect * (this.width > 640 ? 0.8 : 1));
+    const extent = Math.max(this.extent, this.world.eightSince === null ? 0 : 1.5);
+    const far = extent / Math.tan(this.camera.fov * Math.PI / 360) * 1.15 / Math.min(1, this.camera.aspect * (innerWidth > 760 ? 0.8 : 1));
     this.camera.position.set(-far * 0.88, -far * 0.14, far * 0.42);
     this.controls.target.set(0, 0, 0);
     this.controls.update();
@@ -138,7 +139,7 @@ export class Picture {
     this.renderer.setPixelRatio(Math.min(devicePixelRatio, 2));
     this.renderer.setSize(width, height, false);
     this.camera.aspect = width / height;
-    const beside = width > 640 ? 160 : 0; // px: the drones stand beside the readings, not behind them
+    const beside = innerWidth > 760 ? 160 : 0; // px: the drones stand beside the readings, not behind them
     this.camera.setViewOffset(width, height, -beside, 0, width, height);
     if (first) this.look();
   }
