@@ -124,7 +124,7 @@ export class Picture {
 
   look() { // from behind and above, all drones in sight
     const extent = Math.max(this.extent, this.world.eightSince === null ? 0 : 1.5);
-    const far = extent / Math.tan(this.camera.fov * Math.PI / 360) * 1.15 / Math.min(1, this.camera.aspect * (innerWidth > 760 ? 0.8 : 1));
+    const far = extent / Math.tan(this.camera.fov * Math.PI / 360) * 1.15 / Math.min(1, this.camera.aspect * (innerWidth > 760 ? 1 - 330 / (this.width || 940) : 1));
     this.camera.position.set(-far * 0.88, -far * 0.14, far * 0.42);
     this.controls.target.set(0, 0, 0);
     this.controls.update();
