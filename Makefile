@@ -6,7 +6,7 @@ JOBS ?= 2
 PROFILE ?= quick
 SLOW ?=
 
-.PHONY: help setup run foundation check test prepare readme bad-input docs lab bench tflite export-report clean
+.PHONY: help setup run foundation check test prepare readme bad-input docs fly bundle lab bench tflite export-report clean
 help:      ## this list
 	@grep -hE '^[a-z-]+: .*##|^[a-z-]+:  *##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-13s %s\n", $$1, $$2}'
 	@printf '%s\n' '' '  variables:' \
@@ -51,8 +51,14 @@ bad-input: setup ## docs/bad_input.md, the table of mistakes and their answers, 
 docs: setup      ## the documentation in _docs/index.html, without Quarto
 	$(BIN)/python tools/docs.py
 
-lab: setup       ## the notebooks in JupyterLab
-	$(BIN)/jupyter lab nbs
+fly: setup       ## the page on which drones fly, in build/fly.html: one file, no server
+	$(BIN)/python tools/fly.py
+
+bundle: setup    ## web/fly.js from web/src, after an edit there (needs Node.js and npm)
+	@$(BIN)/python tools/fly.py --bundle
+
+lab: setup       ## the notebooks in JupyterLab, beginning with the tour
+	$(BIN)/jupyter lab nbs/tour.ipynb
 
 bench: setup     ## the programs of benchmarks/, one after the other
 	@shopt -s nullglob; files=(benchmarks/*.py); [ $${#files[@]} -gt 0 ] || echo 'no benchmarks yet: they would be benchmarks/*.py'; \

@@ -1,11 +1,6 @@
 "Sphinx settings. `make docs` calls tools/docs.py, which fills build/docs from nbs/ and this folder and then builds that."
-import base64, io
 from configparser import ConfigParser
-from html import escape
 from pathlib import Path
-
-from matplotlib.font_manager import FontProperties
-from matplotlib.mathtext import math_to_image
 
 settings = ConfigParser()
 settings.read(Path(__file__).resolve().parents[2] / "settings.ini")   # this file is used from build/docs
@@ -13,8 +8,8 @@ settings = settings["DEFAULT"]
 
 project, author, release = settings["title"], settings["author"], settings["version"]
 copyright = settings["copyright"]
-extensions = ["myst_nb"]
-html_math_renderer = "mathtext"
+extensions = ["myst_nb", "sphinx.ext.mathjax"]
+mathjax_path = "mathjax/tex-svg.js"   # put there by tools/docs.py
 nb_execution_mode = "off"   # tools/docs.py has executed them
 nb_merge_streams = True
 nb_code_prompt_show = "source"
@@ -27,6 +22,7 @@ exclude_patterns = ["README.md"]
 
 html_theme = "sphinx_book_theme"
 html_title = "raptor_nb"
+html_context = {"default_mode": "auto"}
 html_static_path = ["_static"]
 html_css_files = ["raptor.css"]
 html_extra_path = ["extra"]
@@ -37,25 +33,3 @@ html_theme_options = {
     "home_page_in_toc": True, "navbar_persistent": [], "navbar_start": [],
 }
 
-
-def formula(text, size):
-    "A formula as a picture that needs no script from elsewhere; what matplotlib cannot set is shown as it is written"
-    picture = io.BytesIO()
-    try: depth = math_to_image(f"${text.strip()}$", picture, prop=FontProperties(size=size, math_fontfamily="cm"), dpi=72, format="svg")
-    except ValueError: return f"<code>{escape(text)}</code>"
-    data = base64.b64encode(picture.getvalue()).decode()
-    return f'<img class="formula" alt="{escape(text)}" style="vertical-align: -{depth:.1f}pt" src="data:image/svg+xml;base64,{data}">'
-
-
-def setup(app):
-    from docutils.nodes import SkipNode
-
-    def inline(writer, node):
-        writer.body.append(formula(node.astext(), 12.5))
-        raise SkipNode
-
-    def block(writer, node):
-        writer.body += [f'<p class="formula">{formula(line, 15)}</p>' for line in node.astext().replace(r"\\", "\n").splitlines() if line.strip()]
-        raise SkipNode
-
-    app.add_html_math_renderer("mathtext", inline_renderers=(inline, None), block_renderers=(block, None))

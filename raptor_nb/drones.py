@@ -8,7 +8,7 @@ __all__ = ['Real', 'Positions', 'Vector', 'Matrix', 'NonNegative', 'Noise', 'Con
            'ActionNoise', 'Termination', 'MDP', 'Gaussian', 'Disturbances', 'hover_speed', 'hover_thrusts', 'Drone',
            'parse_drone', 'registry', 'load_drone', 'Distribution', 'draw', 'sample_drone', 'load_template',
            'sample_fleet', 'drone_table', 'recover', 'definition', 'check_distribution', 'plot_quantity', 'real_drones',
-           'plot_fleet', 'plot_thrust', 'save_fleet', 'load_fleet', 'write_drone_files', 'vary']
+           'plot_fleet', 'plot_thrust', 'save_fleet', 'load_fleet', 'write_drone_files', 'vary', 'alter']
 
 # %% ../nbs/01_drones.ipynb #8016b6db
 import difflib
@@ -728,3 +728,25 @@ def vary(drone,
         if isinstance(force, bool) or not isinstance(force, (int, float, np.number)): raise DroneError(f"force is {force!r}; it must be a number", drone.name)
         data['disturbances']['random_force'] = {'mean': 0., 'std': float(force) * drone.weight}
     return parse_drone(data)
+
+# %% ../nbs/01_drones.ipynb #be1ffbc4
+def alter(drone,
+          *,
+          mass=None,             # kg; the thrust follows, so that thrust-to-weight stays
+          thrust_to_weight=None,
+          arm_length=None,       # m, largest rotor distance
+          rotor_lag=None,        # s, rising time constant of the first rotor; the others in proportion
+         ):                      # Drone
+    "The same drone with other values; None leaves one as it is. Inertia goes with mass and arm length squared, the rotors' reaction torque with arm length. Raises DroneError"
+    for word, x in dict(mass=mass, thrust_to_weight=thrust_to_weight, arm_length=arm_length, rotor_lag=rotor_lag).items():
+        if x is not None and (isinstance(x, bool) or not isinstance(x, (int, float, np.number)) or not 0 < x < np.inf): raise DroneError(f"{word} is {x!r}; it must be a positive number", drone.name)
+    by = lambda new, old: 1. if new is None else float(new) / old
+    m, size, lag, t2w = by(mass, drone.dynamics.mass), by(arm_length, drone.arm_length), by(rotor_lag, drone.dynamics.rotor_time_constants_rising[0]), by(thrust_to_weight, drone.thrust_to_weight)
+    data = drone.to_dict()
+    d = {k: v for k, v in data['dynamics'].items() if k not in ('J_inv', 'hovering_throttle_relative')}
+    factors = dict(mass=m, J=m * size ** 2, rotor_thrust_coefficients=m * t2w, rotor_positions=size, rotor_torque_constants=size, rotor_time_constants_rising=lag, rotor_time_constants_falling=lag)
+    d |= {k: (np.asarray(d[k]) * f).tolist() for k, f in factors.items()}
+    data['mdp']['init']['max_position'] *= size
+    data['mdp']['termination']['position_threshold'] *= size
+    data['disturbances']['random_force']['std'] *= m
+    return parse_drone(data | {'dynamics': d})

@@ -4,14 +4,18 @@
 
 # %% auto #0
 __all__ = ['ACTION_LIMIT', 'CONDITIONS', 'STARTS', 'FlightError', 'ResetNeeded', 'keep_to_one_thread', 'check_action',
-           'check_seed', 'Simulator', 'as_drone', 'flight_spaces', 'see', 'flight_seed', 'start', 'Picture',
-           'QuadrotorEnv', 'as_fleet', 'QuadrotorVectorEnv', 'observation_scale', 'from_hover', 'ScaledObservation',
-           'HoverAction', 'VectorScaledObservation', 'VectorHoverAction']
+           'check_seed', 'Simulator', 'as_drone', 'flight_spaces', 'see', 'flight_seed', 'start', 'Picture', 'Film',
+           'LiveView', 'QuadrotorEnv', 'as_fleet', 'QuadrotorVectorEnv', 'observation_scale', 'from_hover',
+           'ScaledObservation', 'HoverAction', 'VectorScaledObservation', 'VectorHoverAction']
 
 # %% ../nbs/02_environment.ipynb #fbf72bea
+import base64
+import copy
 import ctypes
 import difflib
 import functools
+import io
+import json
 import numbers
 import time
 from contextlib import contextmanager
@@ -25,6 +29,7 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 from numpy.lib.stride_tricks import as_strided
 
+from .core.records import atomic
 from .drones import Drone, load_drone, parse_drone, real_drones, vary
 
 # %% ../nbs/02_environment.ipynb #0872495f
@@ -317,7 +322,6 @@ class Simulator(_Flying):
 
     def snapshot(self): # what `restore` takes
         "Copy the states with all their hidden parts; the random streams are not in it"
-        import copy
         return [copy.copy(b.now) for b in self.blocks]
 
     def restore(self, snapshot):
@@ -347,7 +351,7 @@ def _check_steps(steps):
     return int(steps)
 
 def _check_render_mode(mode):
-    if mode not in (None, 'rgb_array'): raise FlightError(f"render_mode is {mode!r}; it must be 'rgb_array' or None")
+    if mode not in (None, 'rgb_array', 'human'): raise FlightError(f"render_mode is {mode!r}; it must be 'rgb_array', 'human' or None")
 
 # %% ../nbs/02_environment.ipynb #29addb42
 def flight_spaces(privileged=False, # whether the rotor speeds are observed
@@ -506,10 +510,65 @@ class Picture(_Scene):
         self.canvas.draw()
         return np.asarray(self.canvas.buffer_rgba())[..., :3].copy()
 
+# %% ../nbs/02_environment.ipynb #1f3553c6
+class Film:
+    "A moving picture that notebooks show"
+    def __init__(self,
+                 pictures, # list of (h, w, 3) uint8
+                 fps=25,   # pictures a second
+                ):
+        if not len(pictures): raise FlightError("there are no pictures; a film needs at least one")
+        self.pictures, self.fps = [np.asarray(p, np.uint8) for p in pictures], fps
+
+    def webp(self): # bytes
+        "The film in a file format that browsers play"
+        from PIL import Image
+        first, *rest = map(Image.fromarray, self.pictures)
+        first.save(file := io.BytesIO(), 'WEBP', save_all=True, append_images=rest, duration=round(1000 / self.fps), loop=0, quality=80, method=2)
+        return file.getvalue()
+
+    def _repr_html_(self): return f'<img alt="film of a flight" src="data:image/webp;base64,{base64.b64encode(self.webp()).decode()}">'
+
+    def save(self, path): # .webp -> path, moved into place when complete
+        with atomic(path) as temporary: Path(temporary).write_bytes(self.webp())
+        return Path(path)
+
+# %% ../nbs/02_environment.ipynb #6bb90ac9
+class LiveView:
+    "The drones of a simulator in the page of `ui-server`, in real time. Raises FlightError, ImportError"
+    def __init__(self,
+                 simulator,    # Simulator of at most 256 drones
+                 url='ws://localhost:13337/backend',
+                 spacing=None, # m between drones; default: enough for the largest
+                ):
+        try: from websockets.sync.client import connect
+        except ImportError as e: raise ImportError("a live view needs ui-server, which is not installed: pip install 'raptor-nb[live]'") from e
+        if simulator.n > 256: raise FlightError(f"a live view shows at most 256 drones, not {simulator.n}; fly fewer, or without render_mode='human'")
+        self.simulator, self.block, self.due = simulator, simulator.blocks[0], 0.
+        self.spacing = 6 * max(d.arm_length for d in simulator.drones) if spacing is None else spacing
+        try: self.socket = connect(url, open_timeout=5, max_size=None)
+        except (OSError, TimeoutError) as e: raise FlightError(f"nobody answers at {url}; run `ui-server` in a terminal first") from None
+        self.ui = _l2f().UI()
+        self.ui.ns = json.loads(self.socket.recv(timeout=5))['data']['namespace']
+        b = self.block
+        self.socket.send(b.v.set_ui_message(b.device, b.env, self.ui))
+        self.socket.send(b.v.set_parameters_message(b.device, b.env, b.parameters, self.ui))
+
+    def show(self):
+        "The state of this moment, and a pause until the next is due"
+        b, state = self.block, copy.copy(self.block.now)
+        for i, s in enumerate(state.states): s.position[0] += i * self.spacing
+        self.socket.send(b.v.set_state_action_message(b.device, b.env, b.parameters, self.ui, state, self.simulator._action[:b.lanes]))
+        now = time.perf_counter()
+        time.sleep(max(0., self.due - now))
+        self.due = max(now, self.due) + self.simulator.drones[0].integration.dt
+
+    def close(self): self.socket.close()
+
 # %% ../nbs/02_environment.ipynb #c97ca923
 class _OneDrone(gymnasium.Env):
     "One drone, what it sees and its picture"
-    metadata = {'render_modes': ['rgb_array'], 'render_fps': 100}
+    metadata = {'render_modes': ['rgb_array', 'human'], 'render_fps': 100}
 
     def __init__(self,
                  drone='crazyflie', # Drone, name of a real drone, path or dict
@@ -517,14 +576,14 @@ class _OneDrone(gymnasium.Env):
                  privileged=False,  # whether the four rotor speeds are observed: 26 values instead of 22
                  episode_steps=500, # of 10 ms
                  clip=None,         # actions outside of [-1, 1]: see `check_action`
-                 render_mode=None,  # None or 'rgb_array'
+                 render_mode=None,  # None, 'rgb_array', or 'human': see `LiveView`
                  **conditions,      # observation_noise, force (share of weight), velocity_limit, guidance ...: see `vary`
                 ):
         _check_render_mode(render_mode)
         self.drone, self.privileged, self.episode_steps = as_drone(drone, **conditions), bool(privileged), _check_steps(episode_steps)
         self.simulator = Simulator(self.drone, clip=clip)
         self.observation_space, self.action_space = flight_spaces(self.privileged)
-        self.render_mode, self.picture, self.trail, self.steps = render_mode, None, [], None
+        self.render_mode, self.picture, self.view, self.trail, self.steps = render_mode, None, None, [], None
         self._seed, self._flight = None, np.zeros(1, np.uint64)
 
     def _observe(self):
@@ -534,17 +593,20 @@ class _OneDrone(gymnasium.Env):
     def _info(self): return {'step': self.steps}
 
     def _keep(self):
-        if self.render_mode: self.trail = self.trail[-199:] + [self.simulator.state()['position'][0]]
+        if self.render_mode == 'human': self.view = self.view or LiveView(self.simulator); self.view.show()
+        elif self.render_mode: self.trail = self.trail[-199:] + [self.simulator.state()['position'][0]]
 
     def render(self): # (480, 640, 3) uint8, or None
         "A picture of the drone, its way and its target"
-        if self.render_mode is None: return None
+        if self.render_mode != 'rgb_array': return None
         if not self.trail: raise ResetNeeded("there is no flight to show: call reset() before render()")
         self.picture = self.picture or Picture(self.drone)
         steps = self.steps if self.steps is not None else getattr(self, '_last', 0)
         return self.picture.draw({k: v[0] for k, v in self.simulator.state().items()}, self.trail, steps * self.drone.integration.dt)
 
-    def close(self): self.picture = None
+    def close(self):
+        if self.view: self.view.close()
+        self.picture = self.view = None
 
 # %% ../nbs/02_environment.ipynb #fb9aabc4
 class QuadrotorEnv(_OneDrone):
@@ -604,14 +666,14 @@ class _Lanes(gymnasium.vector.VectorEnv):
                  episode_steps=500,     # of 10 ms
                  autoreset='NextStep',  # an AutoresetMode or its value
                  clip=None,             # actions outside of [-1, 1]: see `check_action`
-                 render_mode=None,      # None or 'rgb_array'
+                 render_mode=None,      # None, 'rgb_array', or 'human': see `LiveView`
                  drone=None,            # the same as `drones`, as `gymnasium.make_vec` passes on what `gymnasium.make` takes
                  **conditions,          # see `vary`
                 ):
         _check_render_mode(render_mode)
         drones = as_fleet(drones if drone is None else drone, num_envs, **conditions)
         self.simulator, self.num_envs = Simulator(drones, clip=clip), len(drones)
-        self.privileged, self.episode_steps, self.render_mode, self.pictures = bool(privileged), _check_steps(episode_steps), render_mode, None
+        self.privileged, self.episode_steps, self.render_mode, self.pictures, self.view = bool(privileged), _check_steps(episode_steps), render_mode, None, None
         self._trail = []
         try: self.autoreset_mode = AutoresetMode(autoreset)
         except ValueError: raise FlightError(f"autoreset is {autoreset!r}; it must be one of {', '.join(m.value for m in AutoresetMode)}") from None
@@ -633,13 +695,15 @@ class _Lanes(gymnasium.vector.VectorEnv):
 
     def render(self): # tuple of (480, 640, 3) uint8, one a lane, or None
         "A picture of each drone"
-        if self.render_mode is None: return None
+        if self.render_mode != 'rgb_array': return None
         if not self._trail: raise ResetNeeded("there is no flight to show: call reset() before render()")
         trail = np.array(self._trail)
         self.pictures, state = self.pictures or [Picture(d) for d in self.drones], self.simulator.state()
         return tuple(p.draw({k: v[i] for k, v in state.items()}, trail[-1 - int(self._steps[i]):, i], self._steps[i] * p.drone.integration.dt) for i, p in enumerate(self.pictures))
 
-    def close_extras(self, **kwargs): self.pictures = None
+    def close_extras(self, **kwargs):
+        if self.view: self.view.close()
+        self.pictures = self.view = None
 
 # %% ../nbs/02_environment.ipynb #71f86f1e
 class _SeededLanes(_Lanes):
@@ -655,7 +719,8 @@ class _SeededLanes(_Lanes):
         self._keep()
 
     def _keep(self):
-        if self.render_mode: self._trail = self._trail[-199:] + [self.simulator.state()['position']]
+        if self.render_mode == 'human': self.view = self.view or LiveView(self.simulator); self.view.show()
+        elif self.render_mode: self._trail = self._trail[-199:] + [self.simulator.state()['position']]
 
     def _reseed(self, seed, mask):
         "New seeds for the lanes in `mask`, from an int, a list of ints and None, or None; lanes that never had one get one"

@@ -605,11 +605,12 @@ def _panel(table, metric, place, ax, students):
 # %% ../nbs/06_evaluate.ipynb #ef98ce87
 def plot_rows(table,        # of `summary`, with fleet and condition
               students=(),  # names of the students of all training seeds, as small strokes
-             ):             # the figure
+              axes=None,    # three that share y; default: those of a figure of the height that the rows need
+             ):             # the axes
     "Student and published policy in every row, with 95 % intervals"
     keys = list(dict.fromkeys(zip(table.fleet, table.condition)))
     place = {k: i for i, k in enumerate(keys)}
-    fig, axes = plt.subplots(1, 3, figsize=(12, .23 * len(keys) + 1.4), layout='constrained', sharey=True)
+    if axes is None: axes = plt.subplots(1, 3, figsize=(12, .23 * len(keys) + 1.4), layout='constrained', sharey=True)[1]
     for metric, ax in zip(METRICS[:3], axes):
         _panel(table, metric, place, ax, students)
         ax.set(xlabel=PANELS[metric][1], xscale='log' if GAIN[metric] < 0 else 'linear')
@@ -625,8 +626,8 @@ def plot_rows(table,        # of `summary`, with fleet and condition
     axes[0].set_ylim(len(keys) - .5, -.5)
     handles = [plt.Line2D([], [], color=colour(p), marker='o', lw=1, label=p) for p in ('student', 'published')]
     handles += [plt.Line2D([], [], color=colour('student'), marker='|', ls='', alpha=.6, label='training seeds')] * bool(len(students)) + [plt.Rectangle((0, 0), 1, 1, color='mistyrose', label='not better')]
-    fig.legend(handles=handles, loc='outside upper center', ncols=4, fontsize=9)
-    return fig
+    axes[0].figure.legend(handles=handles, loc='outside upper center', ncols=4, fontsize=9)
+    return axes
 
 # %% ../nbs/06_evaluate.ipynb #fd0e591a
 def plot_curves(table, quantity, metric, ax): # of `summary`; 'noise' or 'delay'

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['QUANTITIES', 'CAUSES', 'HOVER', 'INGREDIENTS', 'STRONG', 'UnderstandError', 'Watched', 'watch', 'weights',
-           'exchanged', 'quantities', 'ridge', 'r_squared', 'probe', 'probe_policy', 'plot_probe', 'plot_reading',
-           'reloaded', 'adaptation', 'settled', 'plot_adaptation', 'fly_from', 'commands', 'StartRun',
+           'exchanged', 'quantities', 'Ridge', 'ridge', 'r_squared', 'probe', 'probe_policy', 'plot_probe',
+           'plot_reading', 'reloaded', 'adaptation', 'settled', 'plot_adaptation', 'fly_from', 'commands', 'StartRun',
            'start_specialists', 'dynamics_of', 'full_thrust', 'turning', 'reach', 'classify', 'examine', 'start_of',
            'spaced', 'rates', 'plot_rates', 'plot_causes', 'plot_lost', 'plain_ticks', 'fingerprint', 'apprentice',
            'subset', 'flown_under', 'plot_growth', 'recipes', 'teachers_of', 'plot_ingredients', 'finding']
@@ -86,17 +86,24 @@ def quantities(drones): # list of F Drones -> DataFrame, F rows
                          'rotor lag, rising': t.rising, 'rotor lag, falling': t.falling, 'mass': np.log(t.mass)})
 
 # %% ../nbs/08_understand.ipynb #f6a6c587
+class Ridge(NamedTuple):
+    "A fitted linear regression on scaled inputs"
+    centre: np.ndarray  # (k,)
+    spread: np.ndarray  # (k,)
+    weights: np.ndarray # (k + 1, m), the last row is the constant
+
+    def features(self, x): return np.c_[np.clip((x - self.centre) / self.spread, -4, 4), np.ones(len(x))]
+    def __call__(self, x): return self.features(x) @ self.weights # (N, k) -> (N, m)
+
 def ridge(x,            # (N, k)
           y,            # (N, m)
           penalty=.03, # on the squared weights, relative to scaled inputs
-         ):             # function (N, k) -> (N, m)
+         ):             # Ridge: a function (N, k) -> (N, m)
     "Linear regression"
     low, centre, high = np.quantile(x, (.16, .5, .84), axis=0)
-    spread = (high - low) / 2 + 1e-9
-    features = lambda x: np.c_[np.clip((x - centre) / spread, -4, 4), np.ones(len(x))]
-    f = features(x)
-    w = np.linalg.solve(f.T @ f + penalty * len(x) * np.diag(np.r_[np.ones(f.shape[1] - 1), 0]), f.T @ y)
-    return lambda x: features(x) @ w
+    fit = Ridge(centre, (high - low) / 2 + 1e-9, None)
+    f = fit.features(x)
+    return fit._replace(weights=np.linalg.solve(f.T @ f + penalty * len(x) * np.diag(np.r_[np.ones(f.shape[1] - 1), 0]), f.T @ y))
 
 def r_squared(y, guess): # (N, m) each -> (m,)
     "Share of the variance that is explained: 1 is perfect, 0 no better than the mean"

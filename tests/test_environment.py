@@ -1,5 +1,5 @@
 "The simulator and the two environments: against l2f itself, against each other, and against bad input"
-import warnings
+import json, socket, time, warnings
 
 import gymnasium
 import numpy as np
@@ -384,7 +384,7 @@ BAD = [
     pytest.param(lambda: QuadrotorEnv('crazyflie', obsevation_noise=.1), FlightError, "there is no option 'obsevation_noise'; did you mean 'observation_noise'?", id='option-unknown'),
     pytest.param(lambda: QuadrotorEnv('crazyflie', observation_noise=-.1), ValueError, "observation_noise", id='option-negative'),
     pytest.param(lambda: QuadrotorEnv('crazyflie', episode_steps=0), FlightError, "episode_steps is 0; it must be a whole number of at least 1", id='episode-steps-zero'),
-    pytest.param(lambda: QuadrotorEnv('crazyflie', render_mode='human'), FlightError, "render_mode is 'human'; it must be 'rgb_array' or None", id='render-mode'),
+    pytest.param(lambda: QuadrotorEnv('crazyflie', render_mode='ascii'), FlightError, "render_mode is 'ascii'; it must be 'rgb_array', 'human' or None", id='render-mode'),
     pytest.param(lambda: QuadrotorEnv('crazyflie', clip='yes'), FlightError, "clip is 'yes'; it must be True, False or None", id='clip'),
     pytest.param(lambda: QuadrotorVectorEnv('crazyflie', 0), FlightError, "num_envs is 0; it must be a whole number of at least 1", id='no-lanes'),
     pytest.param(lambda: QuadrotorVectorEnv([]), FlightError, "there are no drones", id='no-drones'),
@@ -433,3 +433,36 @@ def test_check_action_keeps_float32():
     a = np.float32([.1, -1.2, 0, 1])
     assert check_action(a, (4,)) is a and check_action([1, 2, 3, 4], (4,)).dtype == np.float32
     assert check_action(a.astype(float), (4,), clip=True).min() == -1
+
+
+@pytest.fixture(scope="module")
+def page():
+    "ui-server on a free port, and what its pages would be told"
+    ui_server, client = pytest.importorskip("ui_server.ui_server"), pytest.importorskip("websockets.sync.client")
+    with socket.socket() as s: s.bind(("127.0.0.1", 0)); port = s.getsockname()[1]
+    ui_server.Server(port=port, scenario="generic").run_in_background()
+    for _ in range(300):
+        try: listener = client.connect(f"ws://127.0.0.1:{port}/ui", max_size=None); break
+        except OSError: time.sleep(.1)
+    yield f"ws://127.0.0.1:{port}/backend", listener
+    listener.close()
+
+
+def told(listener, channel):
+    while True:
+        message = json.loads(listener.recv(timeout=20))
+        if message["channel"] == channel: return message["data"]
+
+
+def test_a_live_view_shows_every_step(page, monkeypatch):
+    url, listener = page
+    monkeypatch.setattr(environment.LiveView.__init__, "__defaults__", (url, .5))
+    env = QuadrotorVectorEnv("crazyflie", 3, render_mode="human")
+    env.reset(seed=0)
+    told(listener, "setUI"), told(listener, "setParameters"), told(listener, "setState")
+    for _ in range(20): env.step(np.zeros((3, 4), np.float32))
+    shown = [told(listener, "setState") for _ in range(20)][-1]
+    assert env.render() is None
+    places = np.array([drone["position"] for drone in shown["state"]][:3])
+    np.testing.assert_allclose(places - [[0, 0, 0], [.5, 0, 0], [1, 0, 0]], env.simulator.state()["position"], atol=1e-5)
+    env.close()

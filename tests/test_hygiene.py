@@ -8,7 +8,7 @@ ROOT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
 NOTEBOOKS = sorted(p for p in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
 MODULES = sorted(p for p in (ROOT / "raptor_nb").rglob("*.py") if p.name not in ("_modidx.py", "__init__.py"))
-LAYERS = [{"core"}, {"policy", "drones"}, {"environment", "learn", "targets"}, {"pretrain", "distill", "export", "evaluate"}, {"pipeline", "understand", "proof"}]
+LAYERS = [{"core"}, {"policy", "drones", "design"}, {"environment", "learn", "targets"}, {"pretrain", "distill", "export", "evaluate"}, {"pipeline", "understand", "proof"}]
 STAGES = LAYERS[3]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
@@ -176,7 +176,7 @@ def test_one_version():
     assert re.search(r"min_python = 3\.11", (ROOT / "settings.ini").read_text()) and PYPROJECT["project"]["requires-python"].startswith(">=3.11,")
 
 
-@pytest.mark.parametrize("extra", ["base", "sim", "export", "tflite", "lab", "docs", "dev"])
+@pytest.mark.parametrize("extra", ["base", "sim", "export", "tflite", "lab", "live", "docs", "dev"])
 def test_locks_cover_the_dependencies(extra):
     lock = lambda name: {distribution(l): l for l in (ROOT / name).read_text().splitlines() if re.match(r"\w", l)}
     default, tflite = lock("requirements.lock"), lock("requirements-tflite.lock")
@@ -186,6 +186,15 @@ def test_locks_cover_the_dependencies(extra):
     needed = project["dependencies"] if extra == "base" else project["optional-dependencies"][extra]
     locked = default | tflite if extra == "tflite" else default
     assert {distribution(r) for r in needed} <= locked.keys()
+
+
+@modules
+def test_figure_functions_take_an_axis_and_return_it(module):
+    for node in ast.walk(ast.parse(module.read_text())):
+        if not isinstance(node, ast.FunctionDef) or not node.name.startswith("plot_"): continue
+        axis, = {a.arg for a in node.args.args} & {"ax", "axes"}
+        returned = [ast.unparse(n.value) for n in ast.walk(node) if isinstance(n, ast.Return) and n.value]
+        assert returned and all(re.search(rf"\b{axis}$", r) for r in returned), f"{node.name} gives {returned}"
 
 
 def loads_pickle(tree):

@@ -2,11 +2,13 @@
 
 build/executed   the notebooks, executed as nbdev_test does (IN_TEST=1); one is executed again when it or the library changed
 _proc            the same after nbdev's processors: exported cells gone, their documentation in
-build/docs       what Sphinx reads: those notebooks in its dialect, the pages of docs/, the reports, the sources
+build/docs       what Sphinx reads: those notebooks in its dialect, the pages of docs/, the reports, the sources, the page that flies
 """
-import argparse, hashlib, os, re, shutil, subprocess, sys
+import argparse, ast, hashlib, importlib.util, os, re, shutil, subprocess, sys
 from concurrent.futures import ThreadPoolExecutor
+from html.parser import HTMLParser
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import nbformat
 import yaml
@@ -18,10 +20,18 @@ from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonLexer
 
+import fly
+
 ROOT = Path(__file__).resolve().parents[1]
 EXECUTED, SOURCES, SITE = Path("build/executed"), Path("build/docs"), Path("_docs")
-PAGES = {"docs/server.md": "server.md", "docs/android.md": "android.md", "docs/microcontroller.md": "microcontroller.md", "docs/flight_stacks.md": "flight_stacks.md",
-         "docs/javascript.md": "javascript.md", "docs/bad_input.md": "bad_input.md", "CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md"}
+PAGES = {"docs/quickstart.md": "quickstart.md", "docs/see_it_fly.md": "see_it_fly.md", "docs/server.md": "server.md", "docs/android.md": "android.md",
+         "docs/microcontroller.md": "microcontroller.md", "docs/javascript.md": "javascript.md", "docs/flight_stacks.md": "flight_stacks.md", "docs/bad_input.md": "bad_input.md",
+         "docs/cite.md": "cite.md", "raptor_nb/weights/README.md": "weights.md", "CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md"}
+SECTIONS = {"Start": ["quickstart", "see_it_fly"], "Deploy": ["server", "android", "microcontroller", "javascript", "flight_stacks"],
+            "Reference": ["api", "weights", "bad_input", "benchmarks"], "Project": ["changelog", "contributing", "cite"]}
+FLYING = """<iframe class="fly" src="fly.html?embed&amp;policy=both&amp;eight" title="Drones in flight: ours in blue, published in orange" loading="lazy"></iframe>
+
+Ours in blue, the published policy in orange, the same drone. [Change the drone, poke it, drag its target](see_it_fly.md)."""
 DIRECTIVE = re.compile(r"^#\|\s*([\w-]+):?\s*(.*)$")
 
 
@@ -86,6 +96,8 @@ def localise(text, up):
     text = re.sub(r"\]\((?:\.\./)+nbs/([\w/]+\.ipynb)", rf"]({up}\1", text)
     text = re.sub(r"(\]\((?!https?:)[./\w]*?)\d\d_(\w+\.ipynb)", r"\1\2", text)
     for source, name in PAGES.items(): text = re.sub(rf"\]\((\.\./)*{re.escape(source)}\)", f"]({up}{name})", text)
+    text = re.sub(r"\]\((?:\.\./)+reports/", f"]({up}reports/", text)
+    text = re.sub(r"\[([^\]]+)\]\((?:[^)\s]*#_\w+|\.\./concepts/[^)\s]*)\)", r"\1", text)   # private names have no place here, pydantic's docstrings link into its own site
     text = re.sub(r"\{\.unnumbered\}|\{\.unlisted\}", "", text)
     return re.sub(r"^:::\s*\{\.callout-(note|tip|warning|important|caution)[^}]*\}", r":::{\1}", text, flags=re.M)
 
@@ -94,7 +106,15 @@ def documented(text):
     "What show_doc gives, in a box"
     text = re.sub(r"^\s*---\s*", "", text)
     text = re.sub(r"```python\s*\n(.*?)\s*```", r"```python\n\1\n```", text, flags=re.S)
-    return f"::::{{container}} api\n\n{text.strip()}\n\n::::"
+    name = re.search(r"^#+ ([\w.]+)", text, flags=re.M)
+    anchor = f'<span id="api-{name[1].lower()}"></span>\n\n' if name else ""
+    return f"{anchor}::::{{container}} api\n\n{text.strip()}\n\n::::"
+
+
+def shown(cell):
+    "The outputs that a page can show: widgets need a kernel, and warnings are for those who run it"
+    widget = "application/vnd.jupyter.widget-view+json"
+    return [o for o in cell.outputs if not (o.output_type == "stream" and o.name == "stderr") and widget not in o.get("data", {})]
 
 
 def convert_cell(cell, up):
@@ -112,8 +132,7 @@ def convert_cell(cell, up):
     if given.get("echo") == "false": tags.append("remove-input")
     if given.get("include") == "false": return None
     if "code-fold" in given or "exports" in given: tags.append("hide-input")
-    outputs = [o for o in cell.outputs if not (o.output_type == "stream" and o.name == "stderr")]
-    return new.new_code_cell(cell.source, outputs=outputs, metadata={"tags": tags})
+    return new.new_code_cell(cell.source, outputs=shown(cell), metadata={"tags": tags})
 
 
 def convert(path, out):
@@ -141,30 +160,99 @@ def source_pages():
         out.write_text(highlight(path.read_text(), PythonLexer(), style))
 
 
-def report_page():
-    "Copy the reports' pages into the site, and list them"
-    lines = ["# Reports", "", "Executed runs: what went in, what came out, and whether it is good.", ""]
-    for path in sorted(Path("reports").rglob("*.html")):
-        out = SOURCES / "extra" / path
-        out.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(path, out)
-        lines.append(f'- <a href="{path.as_posix()}">{path.relative_to("reports").as_posix()}</a>')
-    if len(lines) == 4: lines.append("None yet: `make run` makes the first.")
-    (SOURCES / "reports.md").write_text("\n".join(lines) + "\n")
+def report_cell(cell, up):
+    "A cell of an executed report: what it shows, with the code folded away"
+    if cell.cell_type == "markdown": return nbformat.v4.new_markdown_cell(localise(cell.source, up))
+    if cell.cell_type != "code" or not cell.outputs: return None
+    directives(cell)
+    return nbformat.v4.new_code_cell(cell.source, outputs=shown(cell), metadata={"tags": ["hide-input"]})
+
+
+def report_notebook(path):
+    "An executed stage as a page; which, and its title"
+    nb, out = nbformat.read(path, as_version=4), SOURCES / path
+    cells = [c for c in (report_cell(cell, "../../") for cell in nb.cells) if c]
+    title = next((m[1] for c in cells if c.cell_type == "markdown" for m in [re.search(r"^# (.+)$", c.source, flags=re.M)] if m), path.stem)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    kernel = {"name": "python3", "display_name": "python3", "language": "python"}
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel}), out)
+    return path.stem, title
+
+
+def report_pages():
+    "A page a report: its figures, its executed stages, its verdict"
+    names = []
+    for folder in sorted(p for p in Path("reports").iterdir() if p.is_dir()):
+        out = SOURCES / folder
+        shutil.copytree(folder, out, ignore=shutil.ignore_patterns("*.ipynb", "*.html"))
+        for file in (p for p in folder.rglob("*") if p.suffix in {".json", ".csv"}):
+            (SOURCES / "extra" / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(file, SOURCES / "extra" / file)
+        stages = [report_notebook(p) for p in notebooks(folder)]
+        figures = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*.png"))
+        about = out / "README.md"
+        lines = [localise(about.read_text(), "../../") if about.exists() else f"# {folder.name}\n\nAn executed run: what went in, what came out, and whether it is good.", ""]
+        about.unlink(missing_ok=True)
+        lines += [f"- [{title}]({stem}.ipynb)" for stem, title in stages]
+        lines += [f'- <a href="{p.relative_to(folder).as_posix()}">{p.name}</a>' for p in sorted(folder.rglob("*")) if p.suffix in {".json", ".csv"}]
+        lines += ["", *(f"![{Path(name).stem.replace('_', ' ')}]({name})\n" for name in figures if about.name not in name)]
+        lines += [toctree("Stages", [stem for stem, _ in stages])] if stages else []
+        (out / "index.md").write_text("\n".join(lines) + "\n")
+        names.append(f"{folder.as_posix()}/index")
+    return names
+
+
+def benchmark_page():
+    "The measured figures of the changelog as a page of their own"
+    text = Path("CHANGELOG.md").read_text()
+    found = re.search(r"^### Measured\n(.*?)(?=^##)", text, flags=re.M | re.S)
+    if not found: raise SystemExit("CHANGELOG.md has no section 'Measured', from which the page of benchmarks is made")
+    (SOURCES / "benchmarks.md").write_text(f"# Benchmarks\n\nEvery measured figure, from the changelog; `make bench` runs the programs of `benchmarks/`.\n{localise(found[1], '')}")
+
+
+def first_line(node):
+    "Of a docstring, with what would be markdown escaped"
+    return re.sub(r"([|<*_])", r"\\\1", (ast.get_docstring(node) or "").split("\n")[0])
+
+
+def api_page():
+    "Every public name with its signature, its page and its source"
+    lines = ["# API", "", "Everything public, by module. A name leads to its documentation, the number to its source.", ""]
+    for path in sorted(Path("raptor_nb").rglob("*.py")):
+        tree = ast.parse(path.read_text())
+        public = next((ast.literal_eval(n.value) for n in tree.body if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == "__all__"), [])
+        nodes = {n.name: n for n in tree.body if isinstance(n, (ast.FunctionDef, ast.ClassDef)) and n.name in public}
+        if not nodes: continue
+        name = path.with_suffix("").as_posix()
+        lines += [f"## {name.replace('/', '.')}", "", re.sub(r"([|<*])", r"\\\1", ast.get_docstring(tree) or ""), "", "| name | what it does | line |", "| --- | --- | --- |"]
+        for n in sorted(nodes.values(), key=lambda n: n.lineno):
+            page = f"{name.removeprefix('raptor_nb/')}.html#api-{n.name.lower()}"
+            lines.append(f'| <a href="{page}"><code>{n.name}</code></a> | {first_line(n)} | <a href="source/{name}.html#L-{n.lineno}">{n.lineno}</a> |')
+        lines.append("")
+    (SOURCES / "api.md").write_text("\n".join(lines) + "\n")
+
+
+def mathjax():
+    "MathJax in one file that needs neither network nor fonts"
+    found = importlib.util.find_spec("sphinx-mathjax-offline")
+    if not found: raise SystemExit("the formulas of the site need MathJax: pip install sphinx-mathjax-offline, or set up again")
+    out = SOURCES / "_static/mathjax"
+    out.mkdir(parents=True)
+    shutil.copy2(Path(found.submodule_search_locations[0]) / "static/mathjax/tex-svg.js", out)
 
 
 def toctree(caption, pages):
     return "\n".join(["```{toctree}", ":hidden:", f":caption: {caption}", "", *pages, "```", ""])
 
 
-def contents(pages):
+def contents(reports):
     "The site's table of contents, appended to the front page; a notebook that has no place in it yet comes last"
     have = {p.relative_to(SOURCES).with_suffix("").as_posix() for p in notebooks(SOURCES)} - {"index"}
     sidebar = yaml.safe_load(Path("nbs/sidebar.yml").read_text(encoding="utf-8"))["website"]["sidebar"]["contents"]
     placed = {part["section"]: [re.sub(r"^\d+_", "", name.removesuffix(".ipynb")) for name in part["contents"]] for part in sidebar if isinstance(part, dict)}
-    placed["More"] = sorted(have - {p for part in placed.values() for p in part})
+    placed["More"] = sorted(n for n in have - {p for part in placed.values() for p in part} if not n.startswith("reports/"))
     parts = {name: [p for p in part if p in have] for name, part in placed.items()}
-    parts["Project"] = ["reports", *(Path(p).stem for p in pages)]
+    parts = {"Start": SECTIONS["Start"] + parts.pop("Start", [])} | parts | {"Reports": reports} | {name: SECTIONS[name] for name in ("Reference", "Project")}
     return nbformat.v4.new_markdown_cell("\n".join(toctree(name, part) for name, part in parts.items() if part))
 
 
@@ -174,15 +262,40 @@ def gather():
     shutil.copytree("docs", SOURCES)
     (SOURCES / "extra").mkdir()
     for path in notebooks(Path("_proc")): convert(path, page(path))
-    pages = [name for source, name in PAGES.items() if Path(source).exists()]
-    for source, name in PAGES.items():
-        if Path(source).exists(): (SOURCES / name).write_text(localise(Path(source).read_text(), ""))
-    source_pages()
-    report_page()
+    for source, name in PAGES.items(): (SOURCES / name).write_text(localise(Path(source).read_text(), ""))
+    reports = report_pages()
+    source_pages(); api_page(); benchmark_page(); mathjax()
+    fly.write_page(SOURCES / "extra/fly.html")
     front_page = SOURCES / "index.ipynb"
     nb = nbformat.read(front_page, as_version=4)
-    nb.cells.append(contents(pages))
+    nb.cells.insert(2, nbformat.v4.new_markdown_cell(FLYING))
+    nb.cells.append(contents(reports))
     nbformat.write(nb, front_page)
+
+
+class Links(HTMLParser):
+    "Where a page leads, and the places in it"
+    def __init__(self, path):
+        super().__init__()
+        self.links, self.ids = [], set()
+        self.feed(path.read_text(encoding="utf-8", errors="replace"))
+
+    def handle_starttag(self, tag, attributes):
+        for name, value in attributes:
+            if name in ("id", "name") and value: self.ids.add(value)
+            elif name in ("href", "src") and value: self.links.append(value)
+
+
+def broken_links(site):
+    "Every link within the site that leads nowhere"
+    pages = {p.resolve(): Links(p) for p in site.rglob("*.html") if "_static" not in p.parts}   # there lie templates of the theme
+    for path, found in sorted(pages.items()):
+        for link in found.links:
+            parts = urlsplit(link)
+            if parts.scheme or parts.netloc: continue
+            target = (path.parent / unquote(parts.path)).resolve() if parts.path else path
+            if not target.exists(): yield f"{path.relative_to(site.resolve())}: {link}"
+            elif parts.fragment and target in pages and unquote(parts.fragment) not in pages[target].ids: yield f"{path.relative_to(site.resolve())}: {link} (no such place in it)"
 
 
 def main():
@@ -195,7 +308,9 @@ def main():
     shutil.rmtree(SITE, ignore_errors=True)
     done = subprocess.run([sys.executable, "-m", "sphinx", "-q", "-j", "2", "-d", "build/doctrees", str(SOURCES), str(SITE)])
     if done.returncode: raise SystemExit("Sphinx did not finish: see above")
-    print(f"the site is in {SITE}/index.html")
+    broken = list(broken_links(SITE))
+    if broken: raise SystemExit("\n".join(["links that lead nowhere:", *broken]))
+    print(f"the site is in {SITE}/index.html; {len(list(SITE.rglob('*.html')))} pages, no broken link")
 
 
 if __name__ == "__main__": main()

@@ -1,0 +1,30 @@
+"The documentation's own tools"
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("nbdev")
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
+import docs  # noqa: E402
+
+
+def test_links_that_lead_nowhere_are_found(tmp_path):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "index.html").write_text('<a href="sub/a.html#here">1</a> <a href="sub/a.html#there">2</a> <a href="https://example.org/x">3</a> <img src="no.png"> <a href="#top" id="top">4</a> <a href="a%20b.txt">5</a>')
+    (tmp_path / "sub/a.html").write_text('<p id="here"></p><a href="../index.html">1</a><a href="../gone.html">2</a>')
+    (tmp_path / "a b.txt").write_text("")
+    assert list(docs.broken_links(tmp_path)) == ["index.html: sub/a.html#there (no such place in it)", "index.html: no.png", "sub/a.html: ../gone.html"]
+
+
+def test_links_stay_within_the_site():
+    assert docs.localise("[x](01_drones.ipynb) [y](../docs/bad_input.md) [z](../reports/site/fly.png)", "") == "[x](drones.ipynb) [y](bad_input.md) [z](reports/site/fly.png)"
+    assert docs.localise("[y](../../raptor_nb/weights/README.md)", "../") == "[y](../weights.md)"
+    assert docs.localise("[z](../../reports/quick/figures/a.png)", "../") == "[z](../reports/quick/figures/a.png)"
+
+
+def test_widgets_and_warnings_are_not_shown():
+    from nbformat.v4 import new_code_cell, new_output
+    outputs = [new_output("stream", name="stderr", text="warning"), new_output("stream", name="stdout", text="shown"),
+               new_output("display_data", {"application/vnd.jupyter.widget-view+json": {}, "text/plain": "HBox()"}), new_output("display_data", {"text/plain": "7"})]
+    assert docs.shown(new_code_cell("", outputs=outputs)) == [outputs[1], outputs[3]]

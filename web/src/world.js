@@ -1,0 +1,138 @@
+// Flights: a drone each with a policy, a target, weather, and what came of it. No pictures here.
+import { DT, atRest, clamp, length, observe, step } from './physics.js';
+import { makePolicy, readProbe } from './policy.js';
+import { describe } from './drones.js';
+
+export const EIGHT = { period: 5.5, size: [1, 0.5], lead: 2 }; // s, m, s: as raptor_nb.evaluate.FigureEight
+export const NOISE = [[0, 12, 1], [12, 15, 2], [15, 18, 5]];   // position and rotation, velocity twice, angular velocity five times sigma
+export const POKE = { velocity: 1, spin: 3 };                  // m/s in a random horizontal direction, rad/s about a random axis
+export const TRAIL = 250;                                      // steps of a path that are shown
+const LOST = 8, KEEP = 1000, PAUSE = 1;                        // m from the target; steps that are remembered; s until a lost drone begins again
+
+// A repeatable stream of numbers (mulberry32): uniform in 0..1, and normal
+export function stream(seed) {
+  let a = seed >>> 0;
+  const uniform = () => {
+    a = (a + 0x6d2b79f5) >>> 0;
+    let t = Math.imul(a ^ (a >>> 15), a | 1);
+    t ^= t + Math.imul(t ^ (t >>> 7), t | 61);
+    return ((t ^ (t >>> 14)) >>> 0) / 4294967296;
+  };
+  return { uniform, normal: () => Math.sqrt(-2 * Math.log(1 - uniform())) * Math.cos(2 * Math.PI * uniform()) };
+}
+
+// Where the target of a figure eight is after t seconds, and how fast; it grows from nothing over `lead`
+export function figureEight(t) {
+  const w = 2 * Math.PI / EIGHT.period, [a, b] = EIGHT.size, s = clamp(t / EIGHT.lead, 0, 1);
+  const grown = s * s * (3 - 2 * s), rate = 6 * s * (1 - s) / EIGHT.lead;
+  const at = [a * Math.sin(w * t), b * Math.sin(2 * w * t), 0], speed = [a * w * Math.cos(w * t), 2 * b * w * Math.cos(2 * w * t), 0];
+  return [at.map((x) => grown * x), at.map((x, i) => rate * x + grown * speed[i])];
+}
+
+export class Flight {
+  constructor(drone, name, policy, home) {
+    Object.assign(this, { name, policy, home, lost: 0, distance: [], belief: [], path: [] });
+    this.change(drone);
+    this.begin([0, 0, 0]);
+  }
+
+  change(drone) { // in the air: the state and the memory stay
+    this.drone = drone;
+    this.about = describe(drone);
+    this.reach = Math.max(10 * this.about.arm, 0.4);
+  }
+
+  begin(target, offset = [0, 0, 0]) {
+    this.state = atRest(this.drone, target.map((x, i) => x + offset[i]));
+    this.hidden = this.policy.network.initial();
+    this.over = 0;
+    this.path = [];
+    this.error = length(offset);
+  }
+
+  // One step of 10 ms; target as position and velocity relative to where this drone is at home
+  fly(target, speed, { noise, wind }, random) {
+    if (this.over > 0) { this.over -= DT; if (this.over <= 0) this.begin(target); return; }
+    const away = this.state.position.map((x, i) => x - target[i]), far = length(away);
+    const seen = observe(this.state), share = Math.min(1, this.reach / Math.max(far, 1e-9));
+    for (let i = 0; i < 3; i++) { seen[i] = away[i] * share; seen[12 + i] -= speed[i]; }
+    if (noise) for (const [from, to, by] of NOISE) for (let i = from; i < to; i++) seen[i] += noise * by * random.normal();
+    const [action, hidden] = this.policy.network.act(seen, this.hidden);
+    this.hidden = hidden;
+    this.state = step(this.state, action, this.drone, wind.map((x) => x * this.about.weight));
+    this.error = length(this.state.position.map((x, i) => x - target[i]));
+    this.path.push(this.state.position);
+    if (this.path.length > TRAIL) this.path.shift();
+    this.distance.push(this.error);
+    this.belief.push(readProbe(this.policy.probe, hidden));
+    if (this.distance.length > KEEP) { this.distance.shift(); this.belief.shift(); }
+    if (!(this.error < LOST)) { this.lost += 1; this.over = PAUSE; }
+  }
+
+  // An impulse that changes velocity and turning, the same for every mass
+  poke(direction, axis) {
+    if (this.over > 0) return;
+    this.state.velocity = this.state.velocity.map((x, i) => x + POKE.velocity * direction[i]);
+    this.state.omega = this.state.omega.map((x, i) => x + POKE.spin * axis[i]);
+  }
+
+  // What the memory believes, smoothed over half a second
+  get believed() { const last = this.belief.slice(-50); return last.length ? last.reduce((a, b) => a + b) / last.length : NaN; }
+}
+
+export class World {
+  constructor(data) {
+    this.policies = Object.fromEntries(Object.entries(data.policies).map(([name, p]) => [name, { name, label: p.label, network: makePolicy(p.weights), probe: p.probe }]));
+    Object.assign(this, { time: 0, flights: [], target: [0, 0, 0], eightSince: null, noise: 0, wind: 0, heading: Math.PI / 2 });
+    this.seed(1);
+  }
+
+  seed(seed) { this.random = stream(seed); }
+
+  // `drones`: [{ name, drone }], flown by each of the policies named
+  put(drones, policies) {
+    const several = drones.length > 1;
+    const size = Math.max(...drones.map(({ drone }) => describe(drone).arm)), gap = Math.max(several ? 1 : 0.7, 4 * size);
+    const columns = several ? 4 : 1, rows = Math.ceil(drones.length / columns);
+    this.flights = policies.flatMap((policy, p) => drones.map(({ name, drone }, i) => {
+      const across = several ? (columns - 1) / 2 - i % columns : (policies.length - 1) / 2 - p;
+      const along = several ? (policies.length - 1 - p) * (rows + 0.5) + Math.floor(i / columns) - (policies.length * (rows + 0.5) - 1.5) / 2 : 0;
+      return new Flight(drone, name, this.policies[policy], [along * gap, across * gap, 0]);
+    }));
+    this.restart();
+  }
+
+  restart() { // from a little beside the target
+    this.target = [0, 0, 0];
+    this.eightSince = this.eightSince === null ? null : this.time;
+    for (const f of this.flights) {
+      const start = Math.min(f.reach, 0.6) * 0.6;
+      f.begin([0, 0, 0], [-start, start / 2, -start / 2]);
+      f.distance.length = f.belief.length = 0;
+    }
+  }
+
+  eight(on) {
+    this.eightSince = on ? this.time : null;
+    if (on) this.target = [0, 0, 0];
+  }
+
+  goal() {
+    if (this.eightSince === null) return [this.target, [0, 0, 0]];
+    const [at, speed] = figureEight(this.time - this.eightSince);
+    return [at.map((x, i) => x + this.target[i]), speed];
+  }
+
+  get force() { return [this.wind * Math.cos(this.heading), this.wind * Math.sin(this.heading), 0]; } // in weights
+
+  step() {
+    this.time += DT;
+    const [target, speed] = this.goal(), weather = { noise: this.noise, wind: this.force };
+    for (const f of this.flights) f.fly(target, speed, weather, this.random);
+  }
+
+  poke(flights = this.flights) {
+    const angle = 2 * Math.PI * this.random.uniform(), axis = [this.random.normal(), this.random.normal(), this.random.normal()], size = length(axis);
+    for (const f of flights) f.poke([Math.cos(angle), Math.sin(angle), 0], axis.map((x) => x / size));
+  }
+}
