@@ -8,7 +8,7 @@ __all__ = ['stream', 'network', 'forward', 'gaussian', 'squash', 'value', 'bellm
            'update_critic', 'update_actor', 'update', 'Langevin', 'Target', 'Flights', 'teachers_of', 'losses',
            'evaluate', 'distances', 'plot_distances', 'Run', 'native_engine', 'start', 'draws', 'collect', 'advance',
            'add_up', 'settle', 'assess', 'identity', 'snapshot', 'restore', 'Store', 'check', 'train', 'begin',
-           'proceed', 'stack_of', 'record', 'resume_from', 'plot_curve', 'plot_progress']
+           'proceed', 'stack_of', 'record', 'resume_from', 'plot_curve', 'progress_figure']
 
 # %% ../../nbs/learn/sac.ipynb #67c967dd
 import json
@@ -448,6 +448,7 @@ def plot_distances(ax, far, label, color): # axes; (flights, steps) of `distance
         n = np.isfinite(f).sum()
         if n < len(f): ax.plot(time[n - 1], f[n - 1], "x", color=color, ms=4)
     ax.set(xlabel="time (s)", ylabel="distance (m)")
+    return ax
 
 # %% ../../nbs/learn/sac.ipynb #b30e26b5
 @dataclass
@@ -768,7 +769,7 @@ _PANELS = [("return", "return of a flight", {}), ("survival", "survival", {}), (
            ("expected", "value at the start\nexpected (line), realised (dots)", {}), ("position", "lost a step\ndistance (line), change of action (dashes)", dict(ylim=(0, None)))]
 _BESIDE = dict(expected=("discounted", dict(ls="", marker=".")), position=("action_change", dict(ls="--")))
 
-def plot_progress(metrics, # of `train`
+def progress_figure(metrics, # of `train`
                  ):        # figure
     "What happens in a training, a colour a teacher"
     fig, axes = plt.subplots(2, 3, figsize=(13, 6), layout="constrained")
