@@ -18,7 +18,7 @@ import io
 import json
 import numbers
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import gymnasium
@@ -546,7 +546,8 @@ class LiveView:
         if simulator.n > 256: raise FlightError(f"a live view shows at most 256 drones, not {simulator.n}; fly fewer, or without render_mode='human'")
         self.simulator, self.block, self.due = simulator, simulator.blocks[0], 0.
         self.spacing = 6 * max(d.arm_length for d in simulator.drones) if spacing is None else spacing
-        try: self.socket = connect(url, open_timeout=5, max_size=None)
+        self.opened = ExitStack()
+        try: self.socket = self.opened.enter_context(connect(url, open_timeout=5, max_size=None))
         except (OSError, TimeoutError) as e: raise FlightError(f"nobody answers at {url}; run `ui-server` in a terminal first") from None
         self.ui = _l2f().UI()
         self.ui.ns = json.loads(self.socket.recv(timeout=5))['data']['namespace']
@@ -563,7 +564,7 @@ class LiveView:
         time.sleep(max(0., self.due - now))
         self.due = max(now, self.due) + self.simulator.drones[0].integration.dt
 
-    def close(self): self.socket.close()
+    def close(self): self.opened.close()
 
 # %% ../nbs/02_environment.ipynb #c97ca923
 class _OneDrone(gymnasium.Env):

@@ -127,7 +127,8 @@ def test_rotor_speeds_follow_a_first_order_lag():
 # ---------------------------------------------------------------- QuadrotorEnv
 
 @pytest.mark.parametrize('settings', [dict(), dict(privileged=True), dict(drone='mrs', privileged=True, observation_noise=.02, force=.1, velocity_limit=False, render_mode='rgb_array')])
-def test_check_env(settings):
+def test_check_env(settings, page, monkeypatch):
+    monkeypatch.setattr(environment.LiveView.__init__, "__defaults__", (page[0], None)) # it tries every render_mode
     with warnings.catch_warnings():
         warnings.simplefilter('error')
         env = gymnasium.make('raptor_nb/Quadrotor-v0', **settings)
@@ -435,7 +436,7 @@ def test_check_action_keeps_float32():
     assert check_action(a.astype(float), (4,), clip=True).min() == -1
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def page():
     "ui-server on a free port, and what its pages would be told"
     ui_server, client = pytest.importorskip("ui_server.ui_server"), pytest.importorskip("websockets.sync.client")
