@@ -252,7 +252,7 @@ def contents(reports):
     placed = {part["section"]: [re.sub(r"^\d+_", "", name.removesuffix(".ipynb")) for name in part["contents"]] for part in sidebar if isinstance(part, dict)}
     placed["More"] = sorted(n for n in have - {p for part in placed.values() for p in part} if not n.startswith("reports/"))
     parts = {name: [p for p in part if p in have] for name, part in placed.items()}
-    parts = {"Start": SECTIONS["Start"] + parts.pop("Start", [])} | parts | {"Reports": reports} | {name: SECTIONS[name] for name in ("Reference", "Project")}
+    parts = {"Start": SECTIONS["Start"] + parts.pop("Start", [])} | parts | {"Reports": reports} | {name: SECTIONS[name] for name in ("Deploy", "Reference", "Project")}
     return nbformat.v4.new_markdown_cell("\n".join(toctree(name, part) for name, part in parts.items() if part))
 
 
