@@ -9,6 +9,7 @@ __all__ = ['STARTS', 'KNOTS', 'DistillError', 'match', 'Weather', 'weather', 'Ro
 
 # %% ../nbs/04_distill.ipynb #f1d22090
 import math
+import threading
 import time
 from contextlib import nullcontext
 from typing import NamedTuple
@@ -177,6 +178,8 @@ def chances(drones: list, # D drones
     return share * sluggish / sluggish.sum() + (1 - share) / len(drones)
 
 # %% ../nbs/04_distill.ipynb #63296f48
+_seeding = threading.Lock() # torch draws a network's first weights from one generator for all threads
+
 class Run:
     "A student in training: everything that a checkpoint holds"
     def __init__(self, settings: Settings, teachers: Teachers, drones: list, validation: list, device="cpu"):
@@ -186,8 +189,9 @@ class Run:
         self.teachers = centred(teachers, resting_place(teachers, self.fleet, settings)) if online.centre else teachers
         self.table = native.table(self.fleet).cpu()
         self.chance = chances(drones, online.sluggish).to(device)
-        torch.manual_seed(seed)
-        self.student = RaptorPolicy(hidden_dim=settings.student.hidden_dim).to(device)
+        with _seeding:
+            torch.manual_seed(seed)
+            self.student = RaptorPolicy(hidden_dim=settings.student.hidden_dim).to(device)
         self.best, self.best_return = None, -math.inf
         self.optimiser = torch.optim.Adam([p for p in self.student.parameters() if p.requires_grad], lr=online.learning_rate)
         self.generator = torch.Generator(device).manual_seed(seed)

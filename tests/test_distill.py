@@ -1,5 +1,6 @@
 "The student: flights to learn from, its loss, its training, and what comes after"
 import math
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
@@ -228,6 +229,19 @@ def test_distillation_goes_on_where_it_was_interrupted(setting, tmp_path, engine
     resumed = distill.train(settings, teachers, drones, validation, log=lambda u, n: seen.append(u), checkpoints=Checkpoints(tmp_path))
     assert seen == list(range(5, 13))
     for x, y in zip(whole.state_dict().values(), resumed.state_dict().values()): assert torch.equal(x, y)
+
+
+@pytest.mark.skipif(native.compiler() is None, reason="no C++ compiler")
+def test_students_of_two_seeds_trained_side_by_side_are_those_trained_alone(setting):
+    settings, teachers, drones, validation = setting
+    settings = load_config(settings, apg=dict(engine="native"))
+    def student(seed):
+        own = load_config(settings, training=dict(seed=seed))
+        return distill.finish(own, distill.train(own, teachers, drones, validation), drones + validation, validation).state_dict()
+    alone = [student(seed) for seed in (1, 2)]
+    with native.small_operations(1), ThreadPoolExecutor(2) as pool: together = list(pool.map(student, (1, 2)))
+    for a, b in zip(alone, together): assert all(torch.equal(a[k], b[k]) for k in a)
+    assert not torch.equal(*(a["gru.gru.weight_hh_l0"] for a in alone))
 
 
 def test_lines_of_the_log_are_means(setting):

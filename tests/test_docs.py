@@ -28,3 +28,9 @@ def test_widgets_and_warnings_are_not_shown():
     outputs = [new_output("stream", name="stderr", text="warning"), new_output("stream", name="stdout", text="shown"),
                new_output("display_data", {"application/vnd.jupyter.widget-view+json": {}, "text/plain": "HBox()"}), new_output("display_data", {"text/plain": "7"})]
     assert docs.shown(new_code_cell("", outputs=outputs)) == [outputs[1], outputs[3]]
+
+
+def test_links_of_a_report_lead_where_its_notebook_meant():
+    from nbformat.v4 import new_markdown_cell
+    cell = new_markdown_cell("[a](10_proof.ipynb) [b](targets/onnx.ipynb) [c](https://example.org/x.ipynb) [d](../docs/server.md)")
+    assert docs.report_cell(cell, "../../").source == "[a](../../proof.ipynb) [b](../../targets/onnx.ipynb) [c](https://example.org/x.ipynb) [d](../../server.md)"

@@ -233,6 +233,9 @@ def test_small_operations_leave_the_threads_to_the_native_engine():
             native.spread(Library().run, task, 20)
         assert torch.get_num_threads() == 2 and sorted(Library.ranges) == [(i, min(i + 3, 20)) for i in range(0, 20, 3)]
         Library.ranges.clear()
+        with native.small_operations(1), native.small_operations(): native.spread(Library().run, task, 20)
+        assert torch.get_num_threads() == 2 and Library.ranges == [(0, 20)]
+        Library.ranges.clear()
         native.spread(Library().run, task, 20, workers=1)
         assert Library.ranges == [(0, 20)]
     finally: torch.set_num_threads(before)

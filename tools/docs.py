@@ -161,8 +161,8 @@ def source_pages():
 
 
 def report_cell(cell, up):
-    "A cell of an executed report: what it shows, with the code folded away"
-    if cell.cell_type == "markdown": return nbformat.v4.new_markdown_cell(localise(cell.source, up))
+    "A cell of an executed report: what it shows, with the code folded away; its links stand as in nbs/"
+    if cell.cell_type == "markdown": return nbformat.v4.new_markdown_cell(localise(re.sub(r"\]\((?=[\w/]+\.ipynb)", f"]({up}", cell.source), up))
     if cell.cell_type != "code" or not cell.outputs: return None
     directives(cell)
     return nbformat.v4.new_code_cell(cell.source, outputs=shown(cell), metadata={"tags": ["hide-input"]})

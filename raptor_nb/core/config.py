@@ -183,7 +183,8 @@ class Online:
     "Distillation on the fly: the student flies, the drone's teacher labels each step, exact backpropagation through time"
     drones: Count = 8                         # an update; times environments flights
     environments: Count = 16                  # a drone
-    validation_drones: Count = 64             # fleet that chooses the best student
+    validation_drones: Count = 64             # fleet that chooses the best of a training
+    choice_drones: Count = 512                # fleet that chooses among seeds
     validation_interval: Count = 200          # updates
     updates: Count = 3000
     learning_rate: Positive = 3e-3            # Adam, cosine from here ...
@@ -206,6 +207,7 @@ class Polish:
     "After distillation: the student's own flights are improved by their gradient through physics, sensors and memory"
     updates: Natural = 0                      # 0: the student is left as it was distilled
     drones: Count = 32                        # an update
+    more_drones: Natural = 0                  # that no teacher was trained for
     segment: Count = 128                      # steps of backpropagation through time
     learning_rate: Positive = 2e-3            # Adam, cosine from here ...
     final_learning_rate: NonNegative = 1e-5   # ... to here

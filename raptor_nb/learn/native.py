@@ -84,12 +84,15 @@ def _pool(workers): return ThreadPoolExecutor(workers, thread_name_prefix="nativ
 _workers = []
 
 @contextmanager
-def small_operations():
-    "Within, torch keeps to one thread (its small operations lose more by waiting for each other than they gain) and the native engine to as many as torch had"
-    _workers.append(torch.get_num_threads())
+def small_operations(workers=None): # threads of the native engine; None: as many as torch had, or as told further out
+    "Within, torch keeps to one thread: its small operations lose more by waiting for each other than they gain"
+    before = torch.get_num_threads()
+    _workers.append(workers or (_workers[-1] if _workers else before))
     torch.set_num_threads(1)
     try: yield
-    finally: torch.set_num_threads(_workers.pop())
+    finally:
+        _workers.pop()
+        torch.set_num_threads(before)
 
 def spread(function, # of the library
            task,     # ctypes structure
