@@ -13,7 +13,7 @@ __all__ = ['LIMIT', 'MEASURE', 'METRICS', 'UNITS', 'WORDS', 'GAIN', 'COLOURS', '
 
 # %% ../nbs/06_evaluate.ipynb #565c4b44
 import importlib
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -26,7 +26,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 from .core.records import atomic
 from .drones import drone_table, load_fleet, real_drones, sample_fleet, vary
-from .environment import CONDITIONS, FlightError, Simulator, check_seed, flight_seed, see
+from .environment import CONDITIONS, FlightError, LiveView, Simulator, check_seed, flight_seed, see
 from .policy import RaptorPolicy, Teachers
 
 # %% ../nbs/06_evaluate.ipynb #d951a66a
@@ -253,7 +253,7 @@ class _Score:
         return out if self.target is None else out | {'return': np.full(len(self.total), np.nan), 'rmse': np.sqrt(kept(self.squares, self.target.counted.sum()))}
 
 # %% ../nbs/06_evaluate.ipynb #89a8e9e6
-def _fly(policy, score, flights, delay, record):
+def _fly(policy, score, flights, delay, record, view=None):
     "All flights of one policy, which have begun: recorded arrays"
     simulator, steps = score.simulator, score.steps
     (dim, act), late = _pilot(policy, simulator.n // flights, flights), Delay(delay)
@@ -263,6 +263,7 @@ def _fly(policy, score, flights, delay, record):
         state, alive = simulator.state() if record else {}, score.alive.copy()
         action = act(seen)
         reward, terminated = simulator.step(action)
+        if view: view.show()
         state = state | dict(observation=seen, action=action, reward=reward[:, None])
         for k in tracks: tracks[k][alive, t] = state[k][alive]
         back = score.count(t, reward, terminated)
@@ -286,6 +287,7 @@ def compare(policies,     # {name: policy}
             delay=0,      # of the observation, in steps
             start=None,   # function of (drone, random) that gives parts of the initial state, such as Tilted()
             target=None,  # function of (drone, random) that gives a Target, such as FigureEight()
+            live=False,   # watch in the page of ui-server, one policy after the other, in real time: see `LiveView`
            ):             # DataFrame, a row a flight: policy, drone, flight, return, steps, terminated, steady_error (m), rmse (m, with a target), mass (kg), thrust_to_weight, torque_to_inertia
     "Fly the same flights with every policy in l2f. Raises EvaluationError"
     for word, k in dict(flights=flights, steps=steps).items():
@@ -295,13 +297,14 @@ def compare(policies,     # {name: policy}
     simulator, tables, tracks = Simulator([d for d in flown for _ in range(flights)], seed=seed), [], {}
     about = drone_table(drones).rename(columns={'name': 'drone'})[['drone', 'mass', 'thrust_to_weight', 'torque_to_inertia']]
     about = about.loc[about.index.repeat(flights)].reset_index(drop=True)
-    for name, policy in policies.items():
-        score = _Score(simulator, steps if goal is None else len(goal.position) - 1, goal, limits if goal is None else limits.repeat(flights, 0))
-        _begin(simulator, flights, seed, parts, goal)
-        try:
-            with _one_thread(): tracks[name] = _fly(policy, score, flights, delay, record)
-        except (FlightError, EvaluationError) as e: raise EvaluationError(f"policy '{name}' cannot fly: {e}") from None
-        tables.append(about[['drone']].assign(policy=name, flight=np.arange(len(about)) % flights, **score.columns()).join(about.drop(columns='drone')))
+    with closing(LiveView(simulator)) if live else nullcontext() as view:
+        for name, policy in policies.items():
+            score = _Score(simulator, steps if goal is None else len(goal.position) - 1, goal, limits if goal is None else limits.repeat(flights, 0))
+            _begin(simulator, flights, seed, parts, goal)
+            try:
+                with _one_thread(): tracks[name] = _fly(policy, score, flights, delay, record, view)
+            except (FlightError, EvaluationError) as e: raise EvaluationError(f"policy '{name}' cannot fly: {e}") from None
+            tables.append(about[['drone']].assign(policy=name, flight=np.arange(len(about)) % flights, **score.columns()).join(about.drop(columns='drone')))
     table = pd.concat(tables, ignore_index=True)
     return (table, tracks) if record else table
 

@@ -7,7 +7,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env, data_equivalence
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
-from raptor_nb import environment
+from raptor_nb import environment, evaluate
 from raptor_nb.drones import parse_drone, real_drones, sample_drone, sample_fleet, vary
 from raptor_nb.environment import (FlightError, HoverAction, QuadrotorEnv, QuadrotorVectorEnv, ResetNeeded, ScaledObservation, Simulator,
                                    VectorHoverAction, VectorScaledObservation, as_drone, check_action, from_hover)
@@ -467,3 +467,16 @@ def test_a_live_view_shows_every_step(page, monkeypatch):
     places = np.array([drone["position"] for drone in shown["state"]][:3])
     np.testing.assert_allclose(places - [[0, 0, 0], [.5, 0, 0], [1, 0, 0]], env.simulator.state()["position"], atol=1e-5)
     env.close()
+
+
+def test_policies_are_watched_as_they_are_judged(page, monkeypatch):
+    url, listener = page
+    monkeypatch.setattr(environment.LiveView.__init__, "__defaults__", (url, .5))
+    drones, policies = [vary(real_drones()["crazyflie"], terminate=False)] * 2, {"falls": lambda observation: np.full((2, 4), -1, np.float32), "hovers": lambda observation: np.zeros((2, 4), np.float32)}
+    table, tracks = evaluate.compare(policies, drones, steps=20, record=True, live=True)
+    assert (table.steps == 20).all()
+    told(listener, "setUI"), told(listener, "setParameters")
+    shown = [told(listener, "setState") for _ in range(40)]
+    at = lambda message: np.array([drone["position"] for drone in message["state"]][:2]) - [[0, 0, 0], [.5, 0, 0]]
+    np.testing.assert_allclose(at(shown[18]), tracks["falls"]["position"][:, 19], atol=1e-5)
+    np.testing.assert_allclose(at(shown[-2]), tracks["hovers"]["position"][:, 19], atol=1e-5)
