@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['STARTS', 'KNOTS', 'DistillError', 'match', 'Weather', 'weather', 'Rollout', 'rollout', 'imitate', 'resting_place',
-           'centred', 'score', 'chances', 'Run', 'learn', 'stacked', 'choose_engine', 'train', 'finish',
-           'plot_learning']
+           'centred', 'score', 'chances', 'Run', 'learn', 'stacked', 'choose_engine', 'train', 'stretched',
+           'further_drones', 'finish', 'plot_learning']
 
 # %% ../nbs/04_distill.ipynb #f1d22090
 import math
+import random
 import threading
 import time
 from contextlib import nullcontext
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor
 
 from .core.config import Settings
+from .drones import alter, sample_fleet
 from .learn import apg, flight, native, polish
 from .policy import RaptorPolicy, Teachers
 
@@ -174,7 +176,7 @@ def chances(drones: list, # D drones
             share,        # of draws that favour the sluggish
            ):             # (D,) probabilities
     "How often each drone is drawn"
-    sluggish = torch.tensor([1 / d.torque_to_inertia for d in drones])
+    sluggish = torch.tensor([sum(d.dynamics.rotor_time_constants_rising + d.dynamics.rotor_time_constants_falling) / d.torque_to_inertia for d in drones])
     return share * sluggish / sluggish.sum() + (1 - share) / len(drones)
 
 # %% ../nbs/04_distill.ipynb #63296f48
@@ -261,6 +263,19 @@ def train(settings: Settings,
     best = RaptorPolicy(hidden_dim=settings.student.hidden_dim)
     best.load_state_dict({k: v.cpu() for k, v in run.best.items()})
     return best
+
+# %% ../nbs/04_distill.ipynb #83207e20
+def stretched(drone,
+              draw, # random.Random
+             ):     # Drone
+    "The same drone with up to twelve times its weight of thrust, rotors up to 1/0.6 as quick and arms up to 1.8 times as long"
+    up = max(1., 12 / drone.thrust_to_weight)
+    return alter(drone, thrust_to_weight=drone.thrust_to_weight * up ** draw.random(), rotor_lag=drone.dynamics.rotor_time_constants_rising[0] * draw.uniform(.6, 1), arm_length=drone.arm_length * draw.uniform(1, 1.8))
+
+def further_drones(settings: Settings): # list of Drones
+    "Drones to polish on that no teacher was trained for: of the distribution and beyond it"
+    p, of, draw = settings.distillation.polish, settings.domain_randomization, random.Random(0)
+    return sample_fleet(range(100_000, 100_000 + p.more_drones), of, of.seed) + [stretched(d, draw) for d in sample_fleet(range(150_000, 150_000 + p.beyond_drones), of, of.seed)]
 
 # %% ../nbs/04_distill.ipynb #d8d497de
 def finish(settings: Settings,

@@ -188,13 +188,15 @@ def test_training_centres_the_teachers_where_the_settings_say_so(setting, monkey
 
 
 def test_sluggish_drones_are_drawn_more_often():
-    drones = [SimpleNamespace(torque_to_inertia=x) for x in (100., 200., 400.)]
+    lag = lambda x: SimpleNamespace(rotor_time_constants_rising=[.05 * x] * 4, rotor_time_constants_falling=[.1 * x] * 4)
+    drones = [SimpleNamespace(torque_to_inertia=x, dynamics=lag(y)) for x, y in ((100., 1), (400., 2), (400., 1))]
     assert distill.chances(drones, 1.).tolist() == pytest.approx([4 / 7, 2 / 7, 1 / 7])
     assert distill.chances(drones, 0.).tolist() == pytest.approx([1 / 3] * 3)
     assert distill.chances(drones, .5).tolist() == pytest.approx([(4 / 7 + 1 / 3) / 2, (2 / 7 + 1 / 3) / 2, (1 / 7 + 1 / 3) / 2])
     fleet = sample_fleet(50)
     chance = distill.chances(fleet, .5)
-    assert chance.sum().item() == pytest.approx(1) and chance.argmax() == min(range(50), key=lambda i: fleet[i].torque_to_inertia)
+    most = fleet[chance.argmax()]
+    assert chance.sum().item() == pytest.approx(1) and most.torque_to_inertia < 150 and sum(d.torque_to_inertia < most.torque_to_inertia for d in fleet) < 3
 
 
 def test_a_teacher_may_be_asked_for_twice(setting):
@@ -347,3 +349,12 @@ def test_bad_input(setting, make, message):
 def test_teachers_find_their_drones_by_number(setting):
     _, teachers, drones, _ = setting
     assert [d.name for d in distill.match(teachers.select([2, 0]), drones)] == ["0002", "0000"]
+
+
+def test_further_drones_are_nobodys_and_some_lie_beyond(setting):
+    more = load_config(setting[0], distillation=dict(polish=dict(more_drones=20, beyond_drones=20)))
+    drones = distill.further_drones(more)
+    own, beyond = drones[:20], drones[20:]
+    assert len({d.name for d in drones}) == 40 and min(int(d.name) for d in drones) >= 100_000 and max(int(d.name) for d in drones) < 200_000
+    assert all(1.5 <= d.thrust_to_weight <= 5 for d in own) and sum(d.thrust_to_weight > 5 for d in beyond) >= 5 and max(d.thrust_to_weight for d in beyond) <= 12
+    assert [d.to_dict() for d in drones] == [d.to_dict() for d in distill.further_drones(more)] and not distill.further_drones(setting[0])

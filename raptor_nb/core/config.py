@@ -207,7 +207,8 @@ class Polish:
     "After distillation: the student's own flights are improved by their gradient through physics, sensors and memory"
     updates: Natural = 0                      # 0: the student is left as it was distilled
     drones: Count = 32                        # an update
-    more_drones: Natural = 0                  # that no teacher was trained for
+    more_drones: Natural = 0                  # that no teacher was trained for ...
+    beyond_drones: Natural = 0                # ... and such that lie beyond the distribution
     segment: Count = 128                      # steps of backpropagation through time
     learning_rate: Positive = 2e-3            # Adam, cosine from here ...
     final_learning_rate: NonNegative = 1e-5   # ... to here
