@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['STARTS', 'KNOTS', 'DistillError', 'match', 'Weather', 'weather', 'Rollout', 'rollout', 'imitate', 'resting_place',
            'centred', 'score', 'chances', 'Run', 'learn', 'stacked', 'choose_engine', 'train', 'stretched',
-           'further_drones', 'finish', 'plot_learning']
+           'further_drones', 'finish', 'side_by_side', 'plot_learning']
 
 # %% ../nbs/04_distill.ipynb #f1d22090
 import math
 import random
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import nullcontext
 from typing import NamedTuple
 
@@ -308,6 +309,27 @@ def finish(settings: Settings,
         seen = []
     out = student.cpu_copy()
     out.load_state_dict({k: v.cpu() for k, v in best.items()})
+    return out
+
+# %% ../nbs/04_distill.ipynb #0daa07db
+def side_by_side(function,   # of an item and of another function, to be called now and then, that raises InterruptedError once a call beside this one has failed or all were interrupted
+                 items: list,
+                 cores=None, # None: torch's threads
+                ):           # list, in the order of the items
+    "Call a function of each item, as many at once as there are cores; the native engine's threads are divided among them"
+    cores, stop, out = cores or torch.get_num_threads(), threading.Event(), []
+    def go_on():
+        if stop.is_set(): raise InterruptedError("a training beside this one was stopped")
+    if cores == 1: return [function(x, go_on) for x in items]
+    for first in range(0, len(items), cores):
+        together = items[first:first + cores]
+        with native.small_operations(cores // len(together)), ThreadPoolExecutor(len(together)) as pool:
+            calls = [pool.submit(function, x, go_on) for x in together]
+            try: [c.result() for c in as_completed(calls)]
+            except BaseException:
+                stop.set()
+                raise
+        out += [c.result() for c in calls]
     return out
 
 # %% ../nbs/04_distill.ipynb #e4728d50
