@@ -133,15 +133,15 @@ def imitate(student: RaptorPolicy,
 # %% ../nbs/04_distill.ipynb #baf14b4d
 @torch.no_grad()
 def resting_place(teachers: Teachers, fleet: flight.Fleet, settings: Settings, seed=0): # (D, 3) m
-    "Mean position over the second half of flights of 5 s in still air in the torch physics, without those that ended"
-    E, generator = 16, torch.Generator(fleet.like.device).manual_seed(seed)
+    "Mean position over the second half of flights in still air in the torch physics, without those that ended"
+    E, T, generator = 16, settings.environment.episode_steps, torch.Generator(fleet.like.device).manual_seed(seed)
     start = flight.sample_state(fleet, E, generator)
     moving, force = apg.bundle(start), torch.zeros_like(start.force)
     going, total = torch.ones(fleet.size, E, 1, dtype=torch.bool, device=force.device), 0.
-    for t in range(500):
+    for t in range(T):
         state, _, _, ended = apg.advance(moving, apg.laid(teachers(apg.sees(moving, force, fleet, teachers.obs_dim))), force, moving, fleet, settings.apg, teachers.obs_dim)
         moving, going = state, going & ~ended[..., None]
-        if t >= 250: total = total + state[..., :3] / 250
+        if t >= T // 2: total = total + state[..., :3] / (T - T // 2)
     return torch.where(going, total, 0).sum(1) / going.sum(1).clamp(min=1)
 
 def centred(teachers: Teachers, places): # (D, 3) m -> Teachers

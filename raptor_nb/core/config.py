@@ -184,7 +184,7 @@ class Online:
     drones: Count = 8                         # an update; times environments flights
     environments: Count = 16                  # a drone
     validation_drones: Count = 64             # fleet that chooses the best of a training
-    choice_drones: Count = 512                # fleet that chooses among seeds
+    choice_drones: Count = 512                # fleet that chooses among seeds, and as many beyond the distribution
     validation_interval: Count = 200          # updates
     updates: Count = 3000
     learning_rate: Positive = 3e-3            # Adam, cosine from here ...
