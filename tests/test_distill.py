@@ -378,3 +378,18 @@ def test_a_failure_stops_the_trainings_beside_it():
         ended.append(x)
     with pytest.raises(ValueError, match="the first"): distill.side_by_side(train, [0, 1, 2], 2)
     assert not ended
+
+
+def test_an_update_whose_gradient_overflows_is_left_out(setting, monkeypatch):
+    settings, teachers, drones, validation = setting
+    imitate, seen, rows = distill.imitate, [], []
+    def overflowing(*args):
+        loss, grads, ended = imitate(*args)
+        seen.append(args[0].gru.gru.weight_hh_l0.detach().clone())
+        if len(seen) == 3: loss, grads = math.inf, {k: v * math.inf for k, v in grads.items()}
+        return loss, grads, ended
+    monkeypatch.setattr(distill, "imitate", overflowing)
+    student = distill.train(settings, teachers, drones, validation, log=lambda u, n: rows.append((u, n["loss"])))
+    assert torch.equal(seen[2], seen[3]) and not torch.equal(seen[1], seen[2]) and not torch.equal(seen[3], seen[4])
+    assert [u for u, _ in rows] == list(range(1, 13)) and math.isnan(rows[2][1]) and all(math.isfinite(loss) for u, loss in rows if u != 3)
+    assert all(torch.isfinite(p).all() for p in student.parameters())
