@@ -218,7 +218,8 @@ def learn(run: Run, engine=apg.plain) -> dict:
     fleet = flight.select(run.fleet, rows)
     happens = weather(fleet, run.settings, run.generator, share)
     loss, grads, ended = imitate(run.student, stacked(run.teachers, rows), fleet, happens, run.settings, engine, run.table[rows])
-    polish.descend(run, grads, online)
+    if all(torch.isfinite(g).all() for g in grads.values()): polish.descend(run, grads, online)
+    else: run.update += 1 # over 500 steps a gradient can overflow, once in ten thousand updates; one step on it and the student is lost
     return dict(loss=loss, ended=ended, teacher_share=share)
 
 def stacked(teachers: Teachers, rows: list): # a teacher may be asked for twice
@@ -251,7 +252,7 @@ def train(settings: Settings,
     began, losses = time.monotonic(), []
     while run.update < online.updates:
         with native.small_operations() if engine is native else nullcontext(): got = learn(run, engine) | dict(seconds=time.monotonic() - began)
-        losses.append(got["loss"])
+        if math.isfinite(got["loss"]): losses.append(got["loss"])
         judge = run.update % online.validation_interval == 0 or run.update == online.updates
         if judge:
             result = score(run.student, run.validation, settings)
@@ -259,7 +260,7 @@ def train(settings: Settings,
             if result["return"] > run.best_return: run.best, run.best_return = {k: v.clone() for k, v in run.student.state_dict().items()}, result["return"]
             if checkpoints is not None: checkpoints.save(run.update, run.state_dict(), metric=result["return"])
         if log and (judge or run.update % online.log_interval == 0):
-            log(run.update, got | dict(loss=sum(losses) / len(losses)))
+            log(run.update, got | dict(loss=sum(losses) / len(losses) if losses else math.nan))
             losses = []
     best = RaptorPolicy(hidden_dim=settings.student.hidden_dim)
     best.load_state_dict({k: v.cpu() for k, v in run.best.items()})

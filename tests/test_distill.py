@@ -1,5 +1,6 @@
 "The student: flights to learn from, its loss, its training, and what comes after"
 import math
+import time
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
@@ -166,9 +167,10 @@ def test_centred_teachers_rest_at_the_target(setting):
     teachers.w1[:, 2, 0], teachers.w1[:, 14, 0], teachers.b1[:, 0, 0] = -.1, -.1, .1 * place
     teachers.w2[:, 0, 0], teachers.w3[:, 0] = 1., 15.
     teachers.b3.copy_((2 * fleet.hover_throttle - 1).atanh()[..., None].expand(3, 1, 4))
-    found = distill.resting_place(teachers, fleet, setting[0])
+    settings = load_config(setting[0], environment=dict(episode_steps=500))
+    found = distill.resting_place(teachers, fleet, settings)
     assert found[:, 2].tolist() == pytest.approx(place.tolist(), abs=2e-3) and found[:, :2].abs().max() < 1e-4
-    assert distill.resting_place(distill.centred(teachers, found), fleet, setting[0]).norm(dim=1).max() < 2e-3
+    assert distill.resting_place(distill.centred(teachers, found), fleet, settings).norm(dim=1).max() < 2e-3
     assert torch.equal(teachers.b1[:, 0, 0], .1 * place), "the given teachers stay as they are"
 
 
@@ -358,3 +360,36 @@ def test_further_drones_are_nobodys_and_some_lie_beyond(setting):
     assert len({d.name for d in drones}) == 40 and min(int(d.name) for d in drones) >= 100_000 and max(int(d.name) for d in drones) < 200_000
     assert all(1.5 <= d.thrust_to_weight <= 5 for d in own) and sum(d.thrust_to_weight > 5 for d in beyond) >= 5 and max(d.thrust_to_weight for d in beyond) <= 12
     assert [d.to_dict() for d in drones] == [d.to_dict() for d in distill.further_drones(more)] and not distill.further_drones(setting[0])
+
+
+def test_cores_are_divided_among_trainings_side_by_side():
+    workers = lambda x, go_on: (x, native._workers[-1])
+    assert distill.side_by_side(workers, [1, 2, 3], 2) == [(1, 1), (2, 1), (3, 2)] and distill.side_by_side(workers, [1, 2], 5) == [(1, 2), (2, 2)]
+    assert distill.side_by_side(lambda x, go_on: (x, len(native._workers)), [1, 2], 1) == [(1, 0), (2, 0)] and distill.side_by_side(workers, [], 2) == []
+
+
+def test_a_failure_stops_the_trainings_beside_it():
+    ended = []
+    def train(x, go_on):
+        if x == 0: raise ValueError("the first")
+        for _ in range(2000):
+            time.sleep(.01)
+            go_on()
+        ended.append(x)
+    with pytest.raises(ValueError, match="the first"): distill.side_by_side(train, [0, 1, 2], 2)
+    assert not ended
+
+
+def test_an_update_whose_gradient_overflows_is_left_out(setting, monkeypatch):
+    settings, teachers, drones, validation = setting
+    imitate, seen, rows = distill.imitate, [], []
+    def overflowing(*args):
+        loss, grads, ended = imitate(*args)
+        seen.append(args[0].gru.gru.weight_hh_l0.detach().clone())
+        if len(seen) == 3: loss, grads = math.inf, {k: v * math.inf for k, v in grads.items()}
+        return loss, grads, ended
+    monkeypatch.setattr(distill, "imitate", overflowing)
+    student = distill.train(settings, teachers, drones, validation, log=lambda u, n: rows.append((u, n["loss"])))
+    assert torch.equal(seen[2], seen[3]) and not torch.equal(seen[1], seen[2]) and not torch.equal(seen[3], seen[4])
+    assert [u for u, _ in rows] == list(range(1, 13)) and math.isnan(rows[2][1]) and all(math.isfinite(loss) for u, loss in rows if u != 3)
+    assert all(torch.isfinite(p).all() for p in student.parameters())
