@@ -527,7 +527,8 @@ None was recorded: {training['num_teachers']} quadrotors drawn from the publishe
 
 ## Recipe
 A teacher for each drone by gradients through the physics; {d['online']['updates']} updates of online distillation with observation noise up to {d['online']['observation_noise']}, late sensors, wind, gusts and pushes; then
-{d['polish']['updates']} updates of the student's own flights on these and {d['polish'].get('more_drones', 0)} further drones by their gradient through physics, sensors and memory. Of {d['seeds']} seeds from {training['seed']} on, the best on a validation fleet of {d['online'].get('choice_drones', d['online']['validation_drones'])}.
+{d['polish']['updates']} updates of the student's own flights by their gradient through physics, sensors and memory, on these drones, {d['polish']['more_drones']} more of the distribution and {d['polish']['beyond_drones']} stretched beyond it.
+Of {d['seeds']} seeds from {training['seed']} on, the best on {d['online']['choice_drones']} validation drones and as many stretched ones.
 
 `make foundation` runs this recipe with the settings of the commit that is checked out; these weights are of commit {(manifest.get('commit') or 'unknown')[:10]}, {', '.join(f'{k} {v}' for k, v in manifest.get('versions', {}).items() if k in ('torch', 'l2f'))},
 and all their settings are in student.safetensors.manifest.json.
