@@ -177,7 +177,7 @@ def test_centred_teachers_rest_at_the_target(setting):
 def test_flights_that_end_have_no_resting_place(setting):
     crash = Teachers(3, 29, 16).requires_grad_(False)
     crash.b3.fill_(-20.)
-    assert distill.resting_place(crash, flight.fleet_of(setting[2]), setting[0]).tolist() == [[0.] * 3] * 3
+    assert distill.resting_place(crash, flight.fleet_of(setting[2]), load_config(setting[0], environment=dict(episode_steps=500))).tolist() == [[0.] * 3] * 3
 
 
 def test_training_centres_the_teachers_where_the_settings_say_so(setting, monkeypatch):
