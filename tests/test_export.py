@@ -205,7 +205,7 @@ def test_missing_package_names_the_extra(policy, tmp_path, monkeypatch, package)
 def test_missing_tensorflow_or_compiler_leaves_the_other_targets(policy, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow", None)
     monkeypatch.setenv("CC", "no-such-compiler")
-    with pytest.raises(ModuleNotFoundError, match=r"export to TFLite needs tensorflow, which is not installed: pip install 'raptor-nb\[tflite\]'; running a C header needs a C compiler, and none is installed: install gcc or clang, or name one with CC=... \(written: json\)"):
+    with pytest.raises(ModuleNotFoundError, match=r"export to TFLite needs tensorflow, which is not installed: pip install 'raptor-nb\[tflite\]' \(in a clone: make tflite\); running a C header needs a C compiler, and none is installed: install gcc or clang, or name one with CC=... \(written: json\)"):
         export(policy, tmp_path, "tflite,tflite_int8,c,json")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["student.json", "student.json.manifest.json"]
 

@@ -1,19 +1,18 @@
 """The documentation site, without Quarto: nbs/ -> executed -> nbdev's rendering -> Sphinx -> _docs/
 
-build/executed   the notebooks, executed as nbdev_test does (IN_TEST=1); one is executed again when it or the library changed
+build/executed   the notebooks, executed as nbdev_test does (same shell, IN_TEST=1); one is executed again when it or the library changed
 _proc            the same after nbdev's processors: exported cells gone, their documentation in
 build/docs       what Sphinx reads: those notebooks in its dialect, the pages of docs/, the reports, the sources, the page that flies
 """
-import argparse, ast, hashlib, importlib.util, os, re, shutil, subprocess, sys
-from concurrent.futures import ThreadPoolExecutor
+import argparse, ast, hashlib, importlib.util, multiprocessing, os, re, shutil, subprocess, sys
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import nbformat
 import yaml
-from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError
+from execnb.nbio import read_nb, write_nb
+from execnb.shell import CaptureShell
 from nbdev.config import get_config
 from nbdev.serve import proc_nbs
 from pygments import highlight
@@ -47,31 +46,38 @@ def show_sources(nb):
             cell.source = re.sub(r"^#\|\s*export\s*$", "#| exports", cell.source, flags=re.M)
 
 
-def execute(path, library):
-    "Execute one notebook into build/executed unless what is there comes from the same cells and library; one line about it"
-    out = EXECUTED / path.relative_to("nbs")
-    key = hashlib.sha256(path.read_bytes() + library).hexdigest()
-    note = out.with_suffix(".key")
-    if out.exists() and note.exists() and note.read_text() == key: return f"{path}: unchanged"
-    nb = nbformat.read(path, as_version=4)
-    client = NotebookClient(nb, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}},
-                            extra_arguments=["--log-level=ERROR"])
-    try: client.execute(env={**os.environ, "IN_TEST": "1", "OMP_NUM_THREADS": "1"})
-    except CellExecutionError as error: raise SystemExit(f"{path} does not run, so the site was not built: {error.ename}: {error.evalue}")
+def execute(path):
+    "One notebook into build/executed, in this process; what went wrong, or None"
+    nb, shell = read_nb(path), CaptureShell(path, mpl_format="png")
+    home = os.getcwd()
+    os.chdir(path.parent)
+    shell.run_all(nb, exc_stop=False, preproc=lambda cell: shell.exc is not None)
+    os.chdir(home)
+    if shell.exc: return f"{path} does not run, so the site was not built: {type(shell.exc).__name__}: {shell.exc}"
     show_sources(nb)
+    out = EXECUTED / path.relative_to("nbs")
     out.parent.mkdir(parents=True, exist_ok=True)
-    nbformat.write(nb, out)
-    note.write_text(key)
-    return f"{path}: executed"
+    write_nb(nb, out)
 
 
 def execute_all(jobs):
+    "The notebooks that changed, or all if the library did: each in a process of its own, which finds the libraries imported already; the long ones first"
     files = notebooks(Path("nbs"))
     library = hashlib.sha256(b"".join(p.read_bytes() for p in sorted(Path("raptor_nb").rglob("*")) if p.suffix in {".py", ".cpp"})).digest()
+    keys = {p: hashlib.sha256(p.read_bytes() + library).hexdigest() for p in files}
+    notes = {p: (EXECUTED / p.relative_to("nbs")).with_suffix(".key") for p in files}
     for old in notebooks(EXECUTED) if EXECUTED.exists() else []:
         if not (Path("nbs") / old.relative_to(EXECUTED)).exists(): old.unlink()
-    with ThreadPoolExecutor(jobs) as pool:
-        for line in pool.map(lambda p: execute(p, library), files): print(line)
+    changed = [p for p in files if not (notes[p].exists() and notes[p].read_text() == keys[p] and notes[p].with_suffix(".ipynb").exists())]
+    if not changed: return
+    os.environ |= {"IN_TEST": "1", "OMP_NUM_THREADS": "1"}
+    import matplotlib.pyplot, pandas, torch  # noqa: F401
+    changed.sort(key=lambda p: (p.name[:2].isdigit(), p.name), reverse=True)
+    with multiprocessing.get_context("fork").Pool(jobs, maxtasksperchild=1) as pool:
+        for path, wrong in zip(changed, pool.imap(execute, changed, chunksize=1)):
+            if wrong: raise SystemExit(wrong)
+            notes[path].write_text(keys[path])
+            print(f"{path}: executed", flush=True)
 
 
 def directives(cell):
@@ -135,15 +141,20 @@ def convert_cell(cell, up):
     return new.new_code_cell(cell.source, outputs=shown(cell), metadata={"tags": tags})
 
 
+def write(cells, out):
+    "A notebook of these cells"
+    kernel = {"name": "python3", "display_name": "python3", "language": "python"}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel}), out)
+
+
 def convert(path, out):
     "One page; its first cell is the notebook's own, of which nbdev keeps title and subtitle only"
     nb, own = (nbformat.read(p, as_version=4) for p in (path, EXECUTED / path.relative_to("_proc")))
     up = "../" * (len(out.relative_to(SOURCES).parts) - 1)
     first = next(c for c in own.cells if c.cell_type == "markdown")
     cells = [c for c in (convert_cell(cell, up) for cell in [first, *nb.cells] if cell.cell_type != "raw") if c]
-    kernel = {"name": "python3", "display_name": "python3", "language": "python"}
-    out.parent.mkdir(parents=True, exist_ok=True)
-    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel}), out)
+    write(cells, out)
 
 
 def page(path):
@@ -173,9 +184,7 @@ def report_notebook(path):
     nb, out = nbformat.read(path, as_version=4), SOURCES / path
     cells = [c for c in (report_cell(cell, "../../") for cell in nb.cells) if c]
     title = next((m[1] for c in cells if c.cell_type == "markdown" for m in [re.search(r"^# (.+)$", c.source, flags=re.M)] if m), path.stem)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    kernel = {"name": "python3", "display_name": "python3", "language": "python"}
-    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel}), out)
+    write(cells, out)
     return path.stem, title
 
 

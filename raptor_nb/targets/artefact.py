@@ -36,7 +36,7 @@ def optional(package,        # name of a module
             ):               # the module
     "Raises ModuleNotFoundError with the extra to install"
     try: return importlib.import_module(package)
-    except ImportError: raise ModuleNotFoundError(f"{what} needs {package.split('.')[0]}, which is not installed: pip install 'raptor-nb[{extra}]'") from None
+    except ImportError: raise ModuleNotFoundError(f"{what} needs {package.split('.')[0]}, which is not installed: pip install 'raptor-nb[{extra}]'{' (in a clone: make tflite)' * (extra == 'tflite')}") from None
 
 # %% ../../nbs/targets/artefact.ipynb #90ee43a0
 LAYOUT = [dict(name='position', size=3, unit='m', frame='world; minus the target'),
