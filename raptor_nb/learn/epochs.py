@@ -67,7 +67,7 @@ def record(n,           # flights
     return Flights(*(memory[a:a + size].view(kind).view(shape) for a, size, (shape, kind) in zip(starts, sizes, kinds)))
 
 # %% ../../nbs/learn/epochs.ipynb #ee0efe5f
-_Teach = native._structure('TeachTask', 'flights steps width obs hidden'.split(), f'{native.ACTOR} rows force length action')
+_Teach = native.structure('TeachTask', 'flights steps width obs hidden'.split(), f'{native.ACTOR} rows force length action')
 
 def _fast(teachers: Teachers): return native.available() and teachers.activation == 'tanh' and teachers.hidden_dim % native.LANES == 0 and teachers.hidden_dim <= 256
 
@@ -81,13 +81,13 @@ def teach(teachers: Teachers, # D teachers
     if L % D: raise EpochError(f"there are {L} flights for {D} teachers; there must be equally many for each")
     if fast and _fast(teachers):
         w = {k: v.detach().contiguous() for k, v in teachers.state_dict().items()}
-        task = native._task(_Teach, flights=L // D, steps=T, width=width, obs=teachers.obs_dim, hidden=teachers.hidden_dim, rows=flights.rows, force=flights.force, length=flights.length, action=flights.label, **w)
+        task = native.task(_Teach, flights=L // D, steps=T, width=width, obs=teachers.obs_dim, hidden=teachers.hidden_dim, rows=flights.rows, force=flights.force, length=flights.length, action=flights.label, **w)
         return native.library("epochs").teach(ctypes.byref(task), 0, D)
     seen = torch.cat([flights.rows, flights.force[:, None].expand(L, T, 3)], 2)[..., :teachers.obs_dim]
     flights.label.copy_(teachers(seen.reshape(D, -1, teachers.obs_dim)).view(L, T, 4))
 
 # %% ../../nbs/learn/epochs.ipynb #409ba7a8
-_Pilot = native._structure('PilotTask', 'lanes step steps width hidden'.split(), f'{native.STUDENT} seen speeds memory action rows')
+_Pilot = native.structure('PilotTask', 'lanes step steps width hidden'.split(), f'{native.STUDENT} seen speeds memory action rows')
 
 class StudentPilot:
     "The student flies n lanes"
@@ -97,7 +97,7 @@ class StudentPilot:
         if not self.fast: return
         self.action, self.memory = torch.empty(n, 4), torch.empty(-(-n // native.LANES), H, native.LANES)
         self.kept = native.weights(student) # the task holds addresses only
-        self.task = native._task(_Pilot, lanes=n, step=0, steps=T, width=width, hidden=H, memory=self.memory, action=self.action, rows=flights.rows, **self.kept)
+        self.task = native.task(_Pilot, lanes=n, step=0, steps=T, width=width, hidden=H, memory=self.memory, action=self.action, rows=flights.rows, **self.kept)
 
     def __call__(self, step, seen, speeds): # (n, 22), (n, 4) float32 arrays -> (n, 4)
         "The actions of a step"
@@ -330,7 +330,7 @@ def one_thread():
     finally: torch.set_num_threads(before)
 
 # %% ../../nbs/learn/epochs.ipynb #8d4c0a30
-_Chain = native._structure('ChainTask', 'steps width flight_steps'.split(), 'rows label shift where begins observation action reset')
+_Chain = native.structure('ChainTask', 'steps width flight_steps'.split(), 'rows label shift where begins observation action reset')
 
 def sequences(flights: Flights,
               shift: Tensor,  # (L, 3) m, subtracted from the position
@@ -347,7 +347,7 @@ def side_by_side(flights: Flights, shift: Tensor, where, begins, workers=None): 
     S, T = where.shape
     out = [torch.empty(S // native.LANES, T, k, native.LANES) for k in (22, 4, 1)]
     keep = dict(rows=flights.rows, label=flights.label, shift=shift, where=torch.from_numpy(where), begins=torch.from_numpy(begins), **dict(zip(('observation', 'action', 'reset'), out)))
-    native.spread(native.library("epochs").chain, native._task(_Chain, steps=T, width=flights.rows.shape[2], flight_steps=flights.rows.shape[1], **keep), S // native.LANES, workers)
+    native.spread(native.library("epochs").chain, native.task(_Chain, steps=T, width=flights.rows.shape[2], flight_steps=flights.rows.shape[1], **keep), S // native.LANES, workers)
     return out
 
 def gradients(student: RaptorPolicy, flights: Flights, shift: Tensor, where, begins, workers=None): # loss, {parameter name: gradient}

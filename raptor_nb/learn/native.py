@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['FLAGS', 'LANES', 'ACTOR', 'STUDENT', 'SegmentTask', 'FlightTask', 'SequenceTask', 'NAMES', 'NOISE', 'PolishTask',
-           'NativeError', 'compiler', 'source', 'build', 'library', 'available', 'small_operations', 'spread', 'Cost',
-           'table', 'laid', 'check_flights', 'check_shapes', 'check_actors', 'segment', 'takes', 'weights', 'blocks',
-           'block_gradients', 'imitation_loss', 'sequence_gradients', 'flights', 'student_segment']
+           'NativeError', 'compiler', 'source', 'build', 'library', 'available', 'small_operations', 'spread',
+           'structure', 'Cost', 'task', 'table', 'laid', 'check_flights', 'check_shapes', 'check_actors', 'segment',
+           'takes', 'weights', 'blocks', 'block_gradients', 'imitation_loss', 'sequence_gradients', 'flights',
+           'student_segment']
 
 # %% ../../nbs/learn/native.ipynb #e5c9aa92
 import ctypes
@@ -106,7 +107,12 @@ def spread(function, # of the library
     list(_pool(workers).map(lambda i: function(ctypes.byref(task), i, min(i + size, parts)), range(0, parts, size)))
 
 # %% ../../nbs/learn/native.ipynb #535dfca4
-def _structure(name, numbers, floats, others=()): # ctypes structure as it stands in native.cpp
+def structure(name,    # of the class
+              numbers, # names of its whole numbers, which come first
+              floats,  # names of its addresses, with blanks, which come last
+              others=(), # (name, type) of what stands between
+             ):        # class
+    "A ctypes structure as it stands in the C++ source"
     fields = [(n, ctypes.c_int32) for n in numbers] + list(others) + [(n, ctypes.c_void_p) for n in floats.split()]
     return type(name, (ctypes.Structure,), {"_fields_": fields})
 
@@ -115,11 +121,14 @@ class Cost(ctypes.Structure): _fields_ = [(n, ctypes.c_float) for n in ("near", 
 def _cost(settings): return Cost(*(getattr(settings, name) for name, _ in Cost._fields_)) # APG
 
 ACTOR, STUDENT = "w1 b1 w2 b2 w3 b3", "in_w in_b wi bi wh bh out_w out_b h0"
-SegmentTask = _structure("SegmentTask", "envs steps obs hidden".split(), f"drones {ACTOR} force fresh moving " + " ".join("g_" + n for n in ACTOR.split()) + " costs", [("cost", Cost)])
-FlightTask = _structure("FlightTask", "envs steps obs hidden student_hidden starts winds rectified".split(), f"drones {ACTOR} {STUDENT} moving fresh wind sigma delay push by_teacher seeds observation label reset")
-SequenceTask = _structure("SequenceTask", "steps hidden".split(), f"{STUDENT} observation label reset rows gradients loss")
+SegmentTask = structure("SegmentTask", "envs steps obs hidden".split(), f"drones {ACTOR} force fresh moving " + " ".join("g_" + n for n in ACTOR.split()) + " costs", [("cost", Cost)])
+FlightTask = structure("FlightTask", "envs steps obs hidden student_hidden starts winds rectified".split(), f"drones {ACTOR} {STUDENT} moving fresh wind sigma delay push by_teacher seeds observation label reset")
+SequenceTask = structure("SequenceTask", "steps hidden".split(), f"{STUDENT} observation label reset rows gradients loss")
 
-def _task(kind, **values): # tensors by their address; they must outlive the call
+def task(kind,      # of `structure`
+         **values,  # numbers, and tensors, which must outlive the call
+        ):          # of that kind
+    "What C++ is given: tensors by their address. Raises NativeError if it could not read one"
     fits = lambda v: v.is_contiguous() and v.device.type == "cpu" and (v.dtype == torch.float32 or not v.is_floating_point())
     bad = next((k for k, v in values.items() if isinstance(v, Tensor) and not fits(v)), None)
     if bad: raise NativeError(f"{bad} must be contiguous, on the CPU and float32")
@@ -166,7 +175,7 @@ def segment(w: dict,  # weights of `Teachers`, scaling folded in
     w = {k: v.detach().contiguous() for k, v in w.items()}
     g, costs, moved = {k: torch.empty_like(v) for k, v in w.items()}, torch.empty(D), laid(moving).clone()
     keep = dict(drones=table(fleet) if drones is None else drones, force=laid(force), fresh=laid(fresh), moving=moved, costs=costs, **w, **{f"g_{k}": v for k, v in g.items()})
-    spread(library().segment, _task(SegmentTask, envs=E, steps=settings.segment, obs=obs, hidden=hidden, cost=_cost(settings), **keep), D)
+    spread(library().segment, task(SegmentTask, envs=E, steps=settings.segment, obs=obs, hidden=hidden, cost=_cost(settings), **keep), D)
     return moved.mT, g, costs
 
 # %% ../../nbs/learn/native.ipynb #2de1b8cb
@@ -210,7 +219,7 @@ def block_gradients(student,     # RaptorPolicy
     w = weights(student)
     sums, loss = torch.empty(len(rows), sum(v.numel() for v in w.values())), torch.empty(len(rows))
     keep = dict(observation=observation, label=label, reset=reset, rows=rows, gradients=sums, loss=loss, **w)
-    spread(library().sequences, _task(SequenceTask, steps=T, hidden=student.hidden_dim, **keep), len(rows), workers)
+    spread(library().sequences, task(SequenceTask, steps=T, hidden=student.hidden_dim, **keep), len(rows), workers)
     n = len(rows) * T * LANES * 4
     grads = _named(student, w, (sums.sum(0, keepdim=True) / n).split([v.numel() for v in w.values()], 1))
     return loss.sum().item() / n, {k: g[0] for k, g in grads.items()}
@@ -262,11 +271,11 @@ def flights(student,    # RaptorPolicy
     keep = dict(drones=table(fleet) if drones is None else drones, moving=laid(moving), fresh=laid(fresh), wind=laid(wind), sigma=number(sigma), delay=number(delay), push=number(push),
                 by_teacher=number(by_teacher), seeds=seeds, **weights(student), **{k: v.detach().contiguous() for k, v in teachers.state_dict().items()}, **dict(zip(("observation", "label", "reset"), out)))
     sizes = dict(envs=E, steps=steps, obs=teachers.obs_dim, hidden=teachers.hidden_dim, student_hidden=student.hidden_dim, starts=fresh.shape[1], winds=wind.shape[1], rectified=teachers.activation == "relu")
-    spread(library().flights, _task(FlightTask, **sizes, **keep), D * E // LANES)
+    spread(library().flights, task(FlightTask, **sizes, **keep), D * E // LANES)
     return out
 
 # %% ../../nbs/learn/native.ipynb #7cf52065
-PolishTask = _structure("PolishTask", "envs steps hidden winds".split(), f"drones {STUDENT} fresh wind sigma delay reset seeds moving memory past gradients costs ends", [("cost", Cost), ("excess", ctypes.c_float)])
+PolishTask = structure("PolishTask", "envs steps hidden winds".split(), f"drones {STUDENT} fresh wind sigma delay reset seeds moving memory past gradients costs ends", [("cost", Cost), ("excess", ctypes.c_float)])
 
 def student_segment(student,  # RaptorPolicy
                     fleet: Fleet,
@@ -296,6 +305,6 @@ def student_segment(student,  # RaptorPolicy
     number = lambda x: x.to(torch.float32).contiguous()
     keep = dict(drones=table(fleet) if drones is None else drones, fresh=laid(fresh), wind=laid(wind), sigma=number(sigma), delay=number(delay), reset=number(reset), seeds=seeds,
                 gradients=sums, costs=costs, ends=ends, **dict(zip(("moving", "memory", "past"), state)), **w)
-    spread(library().polish, _task(PolishTask, envs=E, steps=steps, hidden=H, winds=wind.shape[1], cost=_cost(settings), excess=excess, **keep), B)
+    spread(library().polish, task(PolishTask, envs=E, steps=steps, hidden=H, winds=wind.shape[1], cost=_cost(settings), excess=excess, **keep), B)
     n = steps * LANES
     return [x.mT for x in state], _named(student, w, (sums / n).split([v.numel() for v in w.values()], 1)), costs / n, ends.sum().item() / (n * B)

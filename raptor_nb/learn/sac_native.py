@@ -56,7 +56,7 @@ def unflat(rows, # (N, size)
     return [from_panels(w1, PANEL, shapes[0]), b1.view(shapes[1]), from_panels(w2, hidden, shapes[2]), b2.view(shapes[3]), last, b3[:, None, :shapes[5][2]]]
 
 # %% ../../nbs/learn/sac_native.ipynb #761171b5
-_Task = native._structure("SacTask", "batch actor_batch obs actor_hidden critic_hidden width capacity with_actor size".split(),
+_Task = native.structure("SacTask", "batch actor_batch obs actor_hidden critic_hidden width capacity with_actor size".split(),
                           "rows share following policy critic critic_m critic_v target actor actor_m actor_v temperature sums observation explore action",
                           [(name, ctypes.c_float) for name in "gamma tau target_entropy critic_rate critic_root actor_rate actor_root temperature_rate".split()])
 
@@ -118,7 +118,7 @@ class Engine(Numbers):
         sizes = dict(batch=sac.critic_batch_size, actor_batch=sac.actor_batch_size, obs=self.observation.shape[1], actor_hidden=sac.actor_hidden_dim, critic_hidden=sac.critic_hidden_dim,
                      width=memory.rows.shape[2], capacity=memory.rows.shape[1])
         tensors = {k: getattr(self, k) for k in "critic critic_m critic_v target actor actor_m actor_v temperature".split()}
-        self.task = native._task(_Task, **sizes, gamma=sac.gamma, tau=sac.tau, target_entropy=sac.target_entropy, rows=memory.rows, sums=self.sums.data_ptr(),
+        self.task = native.task(_Task, **sizes, gamma=sac.gamma, tau=sac.tau, target_entropy=sac.target_entropy, rows=memory.rows, sums=self.sums.data_ptr(),
                                  observation=self.observation.ctypes.data, action=self.action.ctypes.data, **tensors)
         self.pointer = ctypes.byref(self.task)
 
