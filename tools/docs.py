@@ -4,8 +4,9 @@ build/executed   the notebooks, executed as nbdev_test does (same shell, IN_TEST
 _proc            the same after nbdev's processors: exported cells gone, their documentation in
 build/docs       what Sphinx reads: those notebooks in its dialect, the pages of docs/, the reports, the sources, the page that flies
 """
-import argparse, ast, hashlib, importlib.util, multiprocessing, os, re, shutil, subprocess, sys
+import argparse, ast, hashlib, importlib.util, multiprocessing, os, re, shutil, subprocess, sys, time
 from html.parser import HTMLParser
+from multiprocessing.connection import wait
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -19,7 +20,8 @@ from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonLexer
 
-import fly
+os.environ |= {"IN_TEST": "1", "OMP_NUM_THREADS": "1"} # read when torch is imported: notebooks run beside each other, one core each
+import fly  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 EXECUTED, SOURCES, SITE = Path("build/executed"), Path("build/docs"), Path("_docs")
@@ -47,13 +49,13 @@ def show_sources(nb):
 
 
 def execute(path):
-    "One notebook into build/executed, in this process; what went wrong, or None"
+    "One notebook into build/executed, in this process; ends it if the notebook does not run"
     nb, shell = read_nb(path), CaptureShell(path, mpl_format="png")
     home = os.getcwd()
     os.chdir(path.parent)
     shell.run_all(nb, exc_stop=False, preproc=lambda cell: shell.exc is not None)
     os.chdir(home)
-    if shell.exc: return f"{path} does not run, so the site was not built: {type(shell.exc).__name__}: {shell.exc}"
+    if shell.exc: raise SystemExit(f"{path} does not run, so the site was not built: {type(shell.exc).__name__}: {shell.exc}")
     show_sources(nb)
     out = EXECUTED / path.relative_to("nbs")
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -70,14 +72,20 @@ def execute_all(jobs):
         if not (Path("nbs") / old.relative_to(EXECUTED)).exists(): old.unlink()
     changed = [p for p in files if not (notes[p].exists() and notes[p].read_text() == keys[p] and notes[p].with_suffix(".ipynb").exists())]
     if not changed: return
-    os.environ |= {"IN_TEST": "1", "OMP_NUM_THREADS": "1"}
     import matplotlib.pyplot, pandas, torch  # noqa: F401
     changed.sort(key=lambda p: (p.name[:2].isdigit(), p.name), reverse=True)
-    with multiprocessing.get_context("fork").Pool(jobs, maxtasksperchild=1) as pool:
-        for path, wrong in zip(changed, pool.imap(execute, changed, chunksize=1)):
-            if wrong: raise SystemExit(wrong)
+    fork, running = multiprocessing.get_context("fork"), {}
+    while changed or running:
+        while changed and len(running) < jobs:
+            process = fork.Process(target=execute, args=(path := changed.pop(0),))
+            process.start()
+            running[process.sentinel] = process, path, time.monotonic()
+        for ended in wait(running):
+            process, path, began = running.pop(ended)
+            process.join()
+            if process.exitcode: raise SystemExit(1)
             notes[path].write_text(keys[path])
-            print(f"{path}: executed", flush=True)
+            print(f"{path}: {time.monotonic() - began:.0f} s", flush=True)
 
 
 def directives(cell):
