@@ -23,10 +23,11 @@ def test_links_stay_within_the_site():
     assert docs.localise("[z](../../reports/quick/figures/a.png)", "../") == "[z](../reports/quick/figures/a.png)"
 
 
-def test_widgets_and_warnings_are_not_shown():
+def test_widgets_warnings_and_cleared_outputs_are_not_shown():
     from nbformat.v4 import new_code_cell, new_output
     outputs = [new_output("stream", name="stderr", text="warning"), new_output("stream", name="stdout", text="shown"),
-               new_output("display_data", {"application/vnd.jupyter.widget-view+json": {}, "text/plain": "HBox()"}), new_output("display_data", {"text/plain": "7"})]
+               new_output("display_data", {"application/vnd.jupyter.widget-view+json": {}, "text/plain": "HBox()"}), new_output("display_data", {"text/plain": "7"}),
+               new_output("stream", name="stdout", text="\x1b[2K\r")]
     assert docs.shown(new_code_cell("", outputs=outputs)) == [outputs[1], outputs[3]]
 
 

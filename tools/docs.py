@@ -126,9 +126,10 @@ def documented(text):
 
 
 def shown(cell):
-    "The outputs that a page can show: widgets need a kernel, and warnings are for those who run it"
-    widget = "application/vnd.jupyter.widget-view+json"
-    return [o for o in cell.outputs if not (o.output_type == "stream" and o.name == "stderr") and widget not in o.get("data", {})]
+    "The outputs that a page can show: widgets need a kernel, warnings are for those who run it, and a cleared output has nothing in it"
+    widget, cleared = "application/vnd.jupyter.widget-view+json", "\x1b[2K"
+    said = lambda o: o.name != "stderr" and o.text.replace(cleared, "").strip()
+    return [o for o in cell.outputs if (said(o) if o.output_type == "stream" else widget not in o.get("data", {}))]
 
 
 def convert_cell(cell, up):
@@ -285,7 +286,7 @@ def gather():
     fly.write_page(SOURCES / "extra/fly.html")
     front_page = SOURCES / "index.ipynb"
     nb = nbformat.read(front_page, as_version=4)
-    nb.cells.insert(2, nbformat.v4.new_markdown_cell(FLYING))
+    for cell in nb.cells: cell.source = re.sub(r"^!\[[^\]]*\]\([^)]*reports/site/fly\.png\)$", lambda _: FLYING, cell.source, flags=re.M)   # the page itself, in place of its picture
     nb.cells.append(contents(reports))
     nbformat.write(nb, front_page)
 
