@@ -4,7 +4,7 @@ build/executed   the notebooks, executed as nbdev_test does (same shell, IN_TEST
 _proc            the same after nbdev's processors: exported cells gone, their documentation in
 build/docs       what Sphinx reads: those notebooks in its dialect, the pages of docs/, the reports, the sources, the page that flies
 """
-import argparse, ast, hashlib, importlib.util, multiprocessing, os, re, shutil, subprocess, sys, time
+import argparse, ast, hashlib, importlib, importlib.util, multiprocessing, os, pkgutil, re, shutil, subprocess, sys, time
 from html.parser import HTMLParser
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -72,7 +72,7 @@ def execute_all(jobs):
         if not (Path("nbs") / old.relative_to(EXECUTED)).exists(): old.unlink()
     changed = [p for p in files if not (notes[p].exists() and notes[p].read_text() == keys[p] and notes[p].with_suffix(".ipynb").exists())]
     if not changed: return
-    import matplotlib.pyplot, pandas, torch  # noqa: F401
+    for name in ("matplotlib.pyplot", "onnxruntime", "papermill", *(m.name for m in pkgutil.walk_packages(["raptor_nb"], "raptor_nb."))): importlib.import_module(name)
     changed.sort(key=lambda p: (p.name[:2].isdigit(), p.name), reverse=True)
     fork, running = multiprocessing.get_context("fork"), {}
     while changed or running:
