@@ -35,3 +35,22 @@ def test_links_of_a_report_lead_where_its_notebook_meant():
     from nbformat.v4 import new_markdown_cell
     cell = new_markdown_cell("[a](10_proof.ipynb) [b](targets/onnx.ipynb) [c](https://example.org/x.ipynb) [d](../docs/server.md)")
     assert docs.report_cell(cell, "../../").source == "[a](../../proof.ipynb) [b](../../targets/onnx.ipynb) [c](https://example.org/x.ipynb) [d](../../server.md)"
+
+
+def test_a_report_of_the_very_same_cells_lends_its_outputs(tmp_path, monkeypatch):
+    import nbformat
+    from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+    monkeypatch.chdir(tmp_path)
+    def write(path, *cells):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        nbformat.write(new_notebook(cells=list(cells)), path)
+        return path
+    stage = write(Path("nbs/03_x.ipynb"), new_markdown_cell("# x"), new_code_cell("a = 1"), new_code_cell("a"))
+    seven = [new_output("execute_result", {"text/plain": "7"}, execution_count=1)]
+    write(Path("reports/old/03_x.ipynb"), new_code_cell("a = 1"), new_code_cell("b", outputs=seven))
+    assert docs.recorded(stage) is None
+    write(Path("reports/run/03_x.ipynb"), new_code_cell("a = 1"), new_code_cell("a = 7"), new_code_cell("a", outputs=seven))   # with injected parameters
+    report, outputs = docs.recorded(stage)
+    docs.take_over(stage, report, outputs)
+    first, *code = nbformat.read("build/executed/03_x.ipynb", as_version=4).cells
+    assert report == Path("reports/run/03_x.ipynb") and [len(c.outputs) for c in code] == [0, 1] and "](../reports/run/index.md)" in first.source

@@ -1,6 +1,7 @@
 """The documentation site, without Quarto: nbs/ -> executed -> nbdev's rendering -> Sphinx -> _docs/
 
-build/executed   the notebooks, executed as nbdev_test does (same shell, IN_TEST=1); one is executed again when it or the library changed
+build/executed   the notebooks, executed as nbdev_test does (same shell, IN_TEST=1); one is executed again when it or the library changed.
+                 A stage with a report that was made by the very same cells shows the outputs of that report instead of a trial's
 _proc            the same after nbdev's processors: exported cells gone, their documentation in
 build/docs       what Sphinx reads: those notebooks in its dialect, the pages of docs/, the reports, the sources, the page that flies
 """
@@ -48,6 +49,28 @@ def show_sources(nb):
             cell.source = re.sub(r"^#\|\s*export\s*$", "#| exports", cell.source, flags=re.M)
 
 
+def recorded(path):
+    "The executed report with every code cell of this notebook, and its outputs by source; or None: it was never run as it stands"
+    code = lambda file: [c for c in nbformat.read(file, as_version=4).cells if c.cell_type == "code"]
+    wanted = {c.source for c in code(path)}
+    for report in sorted(Path("reports").glob(f"*/{path.name}")):
+        outputs = {c.source: c.outputs for c in code(report)}
+        if wanted <= set(outputs): return report, outputs
+
+
+def take_over(path, report, outputs):
+    "The notebook with the outputs of the report, into build/executed"
+    nb = nbformat.read(path, as_version=4)
+    for cell in nb.cells:
+        if cell.cell_type == "code": cell.outputs = outputs[cell.source]
+    first = next(c for c in nb.cells if c.cell_type == "markdown")
+    first.source += f"\n\n*What the cells show is from the run in [{report.parent.as_posix()}](../{report.parent.as_posix()}/index.md).*"
+    show_sources(nb)
+    out = EXECUTED / path.relative_to("nbs")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(nb, out)
+
+
 def execute(path):
     "One notebook into build/executed, in this process; ends it if the notebook does not run"
     nb, shell = read_nb(path), CaptureShell(path, mpl_format="png")
@@ -63,14 +86,20 @@ def execute(path):
 
 
 def execute_all(jobs):
-    "The notebooks that changed, or all if the library did: each in a process of its own, which finds the libraries imported already; the long ones first"
+    "The notebooks that changed, or all without a report if the library did: each in a process of its own, which finds the libraries imported already; the long ones first"
     files = notebooks(Path("nbs"))
     library = hashlib.sha256(b"".join(p.read_bytes() for p in sorted(Path("raptor_nb").rglob("*")) if p.suffix in {".py", ".cpp"})).digest()
-    keys = {p: hashlib.sha256(p.read_bytes() + library).hexdigest() for p in files}
+    reports = {p: found for p in files if (found := recorded(p))}
+    keys = {p: hashlib.sha256(p.read_bytes() + (reports[p][0].read_bytes() if p in reports else library)).hexdigest() for p in files}
     notes = {p: (EXECUTED / p.relative_to("nbs")).with_suffix(".key") for p in files}
     for old in notebooks(EXECUTED) if EXECUTED.exists() else []:
         if not (Path("nbs") / old.relative_to(EXECUTED)).exists(): old.unlink()
     changed = [p for p in files if not (notes[p].exists() and notes[p].read_text() == keys[p] and notes[p].with_suffix(".ipynb").exists())]
+    for path in [p for p in changed if p in reports]:
+        take_over(path, *reports[path])
+        notes[path].write_text(keys[path])
+        print(f"{path}: from {reports[path][0].parent}", flush=True)
+        changed.remove(path)
     if not changed: return
     for name in ("matplotlib.pyplot", "onnxruntime", "papermill", *(m.name for m in pkgutil.walk_packages(["raptor_nb"], "raptor_nb."))): importlib.import_module(name)
     changed.sort(key=lambda p: (p.name[:2].isdigit(), p.name), reverse=True)
