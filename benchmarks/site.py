@@ -109,8 +109,8 @@ def main():
         "eight drones at the pace of the clock": measured["pace"]["eight drones"]["simulated_over_wall"] > .98, "nothing on the console": not measured["console"]}
     file = OUT / "verdict.json"
     kept = json.loads(file.read_text()) if file.exists() else {}
-    file.write_text(json.dumps(kept | measured, indent=1) + "\n")
-    print(json.dumps(measured["pass"] | {"worst": worst, "pace": measured["pace"]}, indent=1))
+    file.write_text(json.dumps(kept | measured, indent=1, default=lambda x: x.item()) + "\n")
+    print(json.dumps(measured["pass"] | {"worst": worst, "pace": measured["pace"]}, indent=1, default=lambda x: x.item()))
 
 
 if __name__ == "__main__": main()
