@@ -48,6 +48,7 @@ readme: setup    ## README.md from nbs/index.ipynb
 bad-input: setup ## docs/bad_input.md, the table of mistakes and their answers, from the tests that make them
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 0 -k 'bad or refused or unwritable or missing or no_space or sentence' --bad-input=docs/bad_input.md
 
+docs: export OMP_NUM_THREADS := 1
 docs: setup      ## the documentation in _docs/index.html, without Quarto
 	$(BIN)/python tools/docs.py
 

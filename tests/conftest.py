@@ -9,6 +9,9 @@ TITLES = dict(config="Settings and parameters", records="Files, checkpoints, dev
               flight="Flying", native="Native engine", sac="Soft actor-critic", pretrain="Teachers", distill="Student", epochs="Student", export="Export", targets="Export", evaluate="Evaluation", pipeline="Stages", understand="Understanding", commands="Commands", fly="The page that flies")
 
 
+def title(item): return TITLES.get(item.path.stem.removeprefix("test_")) # None: mistakes of whoever writes the documentation
+
+
 def pytest_addoption(parser): parser.addoption("--bad-input", metavar="FILE", help="write the table of bad inputs and their messages")
 
 
@@ -24,21 +27,20 @@ class Table:
         self.item, leave = item, pytest.RaisesExc.__exit__
         def __exit__(raises, kind, error, trace):
             ok = leave(raises, kind, error, trace)
-            if ok and error is not None and ABOUT.search(item.originalname): self.rows.setdefault(item.nodeid, (item, type(error).__name__, str(error)))
+            if ok and error is not None and title(item) and ABOUT.search(item.originalname): self.rows.setdefault(item.nodeid, (item, type(error).__name__, str(error)))
             return ok
         pytest.RaisesExc.__exit__ = __exit__
         yield
         pytest.RaisesExc.__exit__ = leave
 
     def pytest_sessionfinish(self, session):
-        parts, rows = {}, [(item, TITLES.get(item.path.stem.removeprefix("test_")), *told) for item, *told in self.rows.values()]
-        rows = [row for row in rows if row[1]] # the others are mistakes of whoever writes the documentation
-        for item, title, kind, text in rows:
+        parts = {}
+        for item, kind, text in self.rows.values():
             name = item.callspec.id if hasattr(item, "callspec") else re.sub(r"^test_", "", item.originalname).replace("_", "-")
             text = re.sub(r"(/[^\s'\"]*?)?/(pytest-of-|tmp)[^\s'\"]*/", ".../", text).replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")
             text = re.sub(r"process \d+ on [\w.-]+", "process 4711 on host", text)
             text = text if len(text) < 400 else text[:400] + " ..."
-            parts.setdefault(title, []).append(f"| {name} | {text} | `{kind}` |")
-        lines = ["# Bad input", "", f"What {len(rows)} mistakes are answered with. The table is written by the tests that make them: `make bad-input`.", ""]
-        for title, rows in parts.items(): lines += [f"## {title}", "", "| mistake | answer | |", "| --- | --- | --- |", *sorted(set(rows)), ""]
+            parts.setdefault(title(item), []).append(f"| {name} | {text} | `{kind}` |")
+        lines = ["# Bad input", "", f"What {len(self.rows)} mistakes are answered with. The table is written by the tests that make them: `make bad-input`.", ""]
+        for heading, rows in parts.items(): lines += [f"## {heading}", "", "| mistake | answer | |", "| --- | --- | --- |", *sorted(set(rows)), ""]
         self.path.write_text("\n".join(lines), encoding="utf-8")

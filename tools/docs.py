@@ -5,9 +5,9 @@ build/executed   the notebooks, executed as nbdev_test does (same shell, IN_TEST
 _proc            the same after nbdev's processors: exported cells gone, their documentation in
 build/docs       what Sphinx reads: those notebooks in its dialect, the pages of docs/, the reports, the sources, the page that flies
 """
-import argparse, ast, hashlib, importlib, importlib.util, multiprocessing, os, pkgutil, re, shutil, subprocess, sys, time
+import argparse, ast, contextlib, hashlib, importlib, importlib.util, multiprocessing, os, pkgutil, re, shutil, subprocess, sys
+from concurrent.futures import ProcessPoolExecutor
 from html.parser import HTMLParser
-from multiprocessing.connection import wait
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -21,8 +21,7 @@ from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import PythonLexer
 
-os.environ |= {"IN_TEST": "1", "OMP_NUM_THREADS": "1"} # read when torch is imported: notebooks run beside each other, one core each
-import fly  # noqa: E402
+import fly
 
 ROOT = Path(__file__).resolve().parents[1]
 EXECUTED, SOURCES, SITE = Path("build/executed"), Path("build/docs"), Path("_docs")
@@ -58,35 +57,35 @@ def recorded(path):
         if wanted <= set(outputs): return report, outputs
 
 
-def take_over(path, report, outputs):
-    "The notebook with the outputs of the report, into build/executed"
-    nb = nbformat.read(path, as_version=4)
-    for cell in nb.cells:
-        if cell.cell_type == "code": cell.outputs = outputs[cell.source]
-    first = next(c for c in nb.cells if c.cell_type == "markdown")
-    first.source += f"\n\n*What the cells show is from the run in [{report.parent.as_posix()}](../{report.parent.as_posix()}/index.md).*"
-    show_sources(nb)
-    out = EXECUTED / path.relative_to("nbs")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    nbformat.write(nb, out)
-
-
-def execute(path):
-    "One notebook into build/executed, in this process; ends it if the notebook does not run"
-    nb, shell = read_nb(path), CaptureShell(path, mpl_format="png")
-    home = os.getcwd()
-    os.chdir(path.parent)
-    shell.run_all(nb, exc_stop=False, preproc=lambda cell: shell.exc is not None)
-    os.chdir(home)
-    if shell.exc: raise SystemExit(f"{path} does not run, so the site was not built: {type(shell.exc).__name__}: {shell.exc}")
+def keep(nb, path):
+    "An executed notebook, into build/executed"
     show_sources(nb)
     out = EXECUTED / path.relative_to("nbs")
     out.parent.mkdir(parents=True, exist_ok=True)
     write_nb(nb, out)
 
 
+def take_over(path, report, outputs):
+    "The notebook with the outputs of the report, into build/executed"
+    nb = read_nb(path)
+    for cell in nb.cells:
+        if cell.cell_type == "code": cell.outputs = outputs[cell.source]
+    first = next(c for c in nb.cells if c.cell_type == "markdown")
+    first.source += f"\n\n*What the cells show is from the run in [{report.parent.as_posix()}](../{report.parent.as_posix()}/index.md).*"
+    keep(nb, path)
+
+
+def execute(path):
+    "One notebook into build/executed, in this process. Raises SystemExit if it does not run"
+    os.environ["IN_TEST"] = "1"
+    nb, shell = read_nb(path), CaptureShell(path, mpl_format="png")
+    with contextlib.chdir(path.parent): shell.run_all(nb, preproc=lambda cell: shell.exc is not None)
+    if shell.exc: raise SystemExit(f"{path} does not run, so the site was not built: {type(shell.exc).__name__}: {shell.exc}")
+    keep(nb, path)
+
+
 def execute_all(jobs):
-    "The notebooks that changed, or all without a report if the library did: each in a process of its own, which finds the libraries imported already; the long ones first"
+    "The notebooks that changed, or all without a report if the library did: in processes that find the libraries imported already; the long ones first"
     files = notebooks(Path("nbs"))
     library = hashlib.sha256(b"".join(p.read_bytes() for p in sorted(Path("raptor_nb").rglob("*")) if p.suffix in {".py", ".cpp"})).digest()
     reports = {p: found for p in files if (found := recorded(p))}
@@ -103,18 +102,10 @@ def execute_all(jobs):
     if not changed: return
     for name in ("matplotlib.pyplot", "onnxruntime", "papermill", *(m.name for m in pkgutil.walk_packages(["raptor_nb"], "raptor_nb."))): importlib.import_module(name)
     changed.sort(key=lambda p: (p.name[:2].isdigit(), p.name), reverse=True)
-    fork, running = multiprocessing.get_context("fork"), {}
-    while changed or running:
-        while changed and len(running) < jobs:
-            process = fork.Process(target=execute, args=(path := changed.pop(0),))
-            process.start()
-            running[process.sentinel] = process, path, time.monotonic()
-        for ended in wait(running):
-            process, path, began = running.pop(ended)
-            process.join()
-            if process.exitcode: raise SystemExit(1)
+    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("fork")) as pool:
+        for path, _ in zip(changed, pool.map(execute, changed)):
             notes[path].write_text(keys[path])
-            print(f"{path}: {time.monotonic() - began:.0f} s", flush=True)
+            print(f"{path}: executed", flush=True)
 
 
 def directives(cell):
