@@ -5,8 +5,10 @@ BIN := .venv/bin
 JOBS ?= 2
 PROFILE ?= quick
 SLOW ?=
+NAME ?=
+LAB ?= runs/lab
 
-.PHONY: help setup run foundation check test prepare readme bad-input docs fly bundle lab bench tflite export-report clean
+.PHONY: help setup run foundation reports check test prepare readme bad-input docs fly bundle lab bench tflite export-report clean
 help:      ## this list
 	@grep -hE '^[a-z-]+: .*##|^[a-z-]+:  *##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-13s %s\n", $$1, $$2}'
 	@printf '%s\n' '' '  variables:' \
@@ -14,17 +16,22 @@ help:      ## this list
 	  '  PIP_ARGS=...   further arguments of pip install; the default torch of Linux is the CUDA build,' \
 	  '                 so without a GPU give the index of CPU builds that PyTorch documents' \
 	  '  PROFILE=full   for make run: 1000 drones instead of 64' \
+	  '  NAME=quick     for make reports: which' \
+	  '  LAB=nbs        for make lab: the notebooks of the clone themselves instead of copies in runs/lab' \
 	  '  SLOW=1         for make test: the tests that take minutes as well'
 
 setup:     ## .venv with the locked packages and a compiled l2f (the other targets do this first)
 	@PYTHON='$(PYTHON)' PIP_ARGS='$(PIP_ARGS)' tools/setup.sh
 
 run: export WARM := $(PROFILE)
-run: setup       ## drones, teachers, student, export, flights and the report: reports/quick
+run: setup       ## drones, teachers, student, export, flights and the report: runs/quick/report
 	$(BIN)/raptor_pipeline --profile $(PROFILE)
 
-foundation: setup ## the student that is shipped: 1000 drones, teachers, three seeds, and what is known about them: reports/foundation, raptor_nb/weights
-	$(BIN)/raptor_pipeline --profile full --report-dir reports/foundation --further 09_published_recipe,08_understand --ship raptor_nb/weights
+foundation: setup ## the student that is shipped: 1000 drones, teachers, three seeds, and what is known about them: runs/full/report
+	$(BIN)/raptor_pipeline --profile full --further 09_published_recipe,08_understand
+
+reports: setup   ## a finished run's report into reports/<NAME>, its weights into raptor_nb/weights; without NAME: which there are
+	@$(BIN)/python tools/reports.py $(NAME)
 
 check: setup     ## seconds: the library is what the notebooks export, notebooks are clean, README is up to date
 	@$(BIN)/python -m pytest -q -o addopts= --no-header tests/test_hygiene.py
@@ -58,8 +65,9 @@ fly: setup       ## the page on which drones fly, in build/fly.html: one file, n
 bundle: setup    ## web/fly.js from web/src, after an edit there (needs Node.js and npm)
 	@$(BIN)/python tools/fly.py --bundle
 
-lab: setup       ## the notebooks in JupyterLab, beginning with the tour
-	$(BIN)/jupyter lab nbs/tour.ipynb
+lab: setup       ## copies of the notebooks (runs/lab) in JupyterLab, beginning with the tour
+	@[ -e $(LAB) ] || $(BIN)/raptor_notebooks $(LAB)
+	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) $(LAB_ARGS) $(LAB)/tour.ipynb
 
 bench: setup     ## the programs of benchmarks/, one after the other
 	@shopt -s nullglob; files=(benchmarks/*.py); [ $${#files[@]} -gt 0 ] || echo 'no benchmarks yet: they would be benchmarks/*.py'; \
@@ -68,10 +76,9 @@ bench: setup     ## the programs of benchmarks/, one after the other
 tflite: setup    ## TensorFlow 2.15 and onnx-tf on top, for the TFLite export (1.5 GB, Python 3.11)
 	$(BIN)/pip install -q $(PIP_ARGS) -r requirements-tflite.lock -c <(grep -v '^l2f==' requirements.lock)
 
-export-report: tflite ## every file of the shipped student made, flown, timed and weighed: reports/export, raptor_nb/weights
+export-report: tflite ## every file of the shipped student made, flown, timed and weighed: runs/export/report
 	rm -rf runs/export
-	$(BIN)/raptor_export --model-path raptor_nb/weights/student.safetensors --output-dir runs/export --targets all --report-dir reports/export
-	cp runs/export/student{.onnx,.sequence.onnx,.h,.h5,.json,.tflite,.float16.tflite,.int8.tflite} raptor_nb/weights/
+	$(BIN)/raptor_export --model-path raptor_nb/weights/student.safetensors --output-dir runs/export --targets all --report-dir runs/export/report
 
 clean:     ## what can be made again, except .venv and runs/
 	rm -rf _proc _docs build .cache .pytest_cache .hypothesis .coverage .coverage.*

@@ -7,7 +7,7 @@ import pytest
 from raptor_nb import pipeline as P
 from test_pipeline import Fake, cell, place, write   # noqa: F401  (a fixture)
 
-COMMANDS = {"raptor_pipeline": P.pipeline_command, "raptor_train_teachers": P.train_teachers_command, "raptor_train_student": P.train_student_command, "raptor_export": P.export_command}
+COMMANDS = {"raptor_pipeline": P.pipeline_command, "raptor_train_teachers": P.train_teachers_command, "raptor_train_student": P.train_student_command, "raptor_export": P.export_command, "raptor_notebooks": P.notebooks_command}
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def given(place, monkeypatch):
 
 @pytest.mark.parametrize("name, options", [("raptor_pipeline", ["--profile", "--output-dir", "--report-dir", "--device", "--seed"]),
     ("raptor_train_teachers", ["--config", "--output-dir", "--dynamics-dir", "--num-teachers", "--generate-dynamics", "--device", "--algorithm", "--teacher-ids", "--steps", "--seed"]),
-    ("raptor_train_student", ["--config", "--output-dir", "--teachers-dir", "--dynamics-dir", "--device"]), ("raptor_export", ["--model-path", "--output-dir", "--targets", "--quantize", "--route", "--report-dir", "--test-drones"])])
+    ("raptor_train_student", ["--config", "--output-dir", "--teachers-dir", "--dynamics-dir", "--device"]), ("raptor_export", ["--model-path", "--output-dir", "--targets", "--quantize", "--route", "--report-dir", "--test-drones"]), ("raptor_notebooks", ["folder"])])
 def test_help(name, options, capsys):
     with pytest.raises(SystemExit) as end: COMMANDS[name](["--help"])
     text = capsys.readouterr().out
@@ -94,6 +94,13 @@ def test_pipeline_command(given):
     assert P.pipeline_command("--profile quick --output-dir a --report-dir b --device cpu --seed 2".split()) == 0
     assert [g["output_dir"] for g in given] == ["a"] * 4 and given[0] == dict(config="quick", output_dir="a", device="cpu", seed=2)
     assert Path("b/index.html").is_file() and Path("b/verdict.json").is_file()
+
+
+def test_notebooks_command(place, capsys):
+    assert P.notebooks_command(["nb"]) == 0 and Path("nb/03_pretrain.ipynb").is_file()
+    assert "4 notebooks in 'nb'; run one with: papermill nb/03_pretrain.ipynb" in capsys.readouterr().out
+    assert P.notebooks_command(["nb"]) == 2
+    assert capsys.readouterr().err == "raptor_notebooks: 'nb/03_pretrain.ipynb' is there already; nothing was overwritten: name another folder\n"
 
 
 @pytest.mark.parametrize("name, arguments, sentence", [

@@ -1,5 +1,5 @@
 "The pipeline on small stand-ins of the stages: what is checked, skipped, done again, gone on with, and left behind"
-import json, os, subprocess, sys, time
+import json, os, re, subprocess, sys, time
 from pathlib import Path
 
 import pytest
@@ -101,12 +101,33 @@ def test_refused_before_a_kernel_starts(place, name, parameters, kind, sentence)
 
 def test_no_notebooks_in_the_folder(place, monkeypatch):
     monkeypatch.setenv("RAPTOR_NB_NOTEBOOKS", str(place / "work"))
-    with pytest.raises(ConfigError, match=r"there are no notebooks in '.*work'; set RAPTOR_NB_NOTEBOOKS to the folder nbs"): P.find_notebook("03_pretrain")
+    with pytest.raises(ConfigError, match=r"there are no notebooks in '.*work'; RAPTOR_NB_NOTEBOOKS must be unset, or name a folder"): P.find_notebook("03_pretrain")
 
 
 def test_notebooks_of_the_clone(monkeypatch):
     monkeypatch.delenv("RAPTOR_NB_NOTEBOOKS", raising=False)
     assert P.find_notebook("07_pipeline") == Path(__file__).resolve().parents[1] / "nbs/07_pipeline.ipynb"
+
+
+def test_notebooks_of_the_installed_package(tmp_path, monkeypatch):
+    monkeypatch.delenv("RAPTOR_NB_NOTEBOOKS", raising=False)
+    monkeypatch.setattr(P.raptor_nb, "__file__", str(tmp_path / "site/raptor_nb/__init__.py"))
+    write(tmp_path / "site/raptor_nb/notebooks", "03_pretrain", cell("a = 1", "parameters"))
+    assert P.find_notebook("03_pretrain") == tmp_path / "site/raptor_nb/notebooks/03_pretrain.ipynb"
+    (tmp_path / "site/nbs").mkdir()   # somebody else's
+    assert P.notebooks_folder() == tmp_path / "site/raptor_nb/notebooks"
+
+
+def test_copies_of_the_notebooks(place):
+    write(place / "nbs/learn", "sac", cell("a = 1"))
+    write(place / "nbs/.ipynb_checkpoints", "03_pretrain-checkpoint", cell("a = 1"))
+    copies = P.copy_notebooks("mine")
+    assert [p.as_posix() for p in copies] == [*(f"mine/{name}.ipynb" for name in sorted(STAND_INS)), "mine/learn/sac.ipynb"]
+    assert Path("mine/learn/sac.ipynb").read_bytes() == (place / "nbs/learn/sac.ipynb").read_bytes()
+    Path("mine/03_pretrain.ipynb").unlink()
+    Path("mine/04_distill.ipynb").write_text("mine")
+    with pytest.raises(ConfigError, match="'mine/04_distill.ipynb' is there already; nothing was overwritten: name another folder"): P.copy_notebooks("mine")
+    assert Path("mine/04_distill.ipynb").read_text() == "mine" and not Path("mine/03_pretrain.ipynb").exists()
 
 
 @pytest.mark.parametrize("which", [pytest.param("output", id="output-is-a-file"), pytest.param("report", id="report-is-a-file")])
@@ -322,18 +343,19 @@ def test_pipeline_on_another_engine(place, capsys):
     engine = Fake()
     rows = P.pipeline("quick", engine=engine)
     assert engine.jobs == list(P.STAGES)
-    assert rows == json.loads(Path("reports/quick/verdict.json").read_text())
+    assert rows == json.loads(Path("runs/quick/report/verdict.json").read_text())
     assert all(list(r) == ["name", "value", "unit", "published", "bar", "ok"] for r in rows)
     value = {r["name"]: r for r in rows}
     assert value["survival"]["published"] == .945
     assert value["wall time"]["bar"] == 900 and value["wall time"]["ok"] and value["peak memory"]["bar"] == 6
     assert [r["value"] for n, r in value.items() if n.startswith("wall time 0")] == [2.] * 4
     assert 1 < value["peak memory"]["value"] < 6
-    assert {"index.html", "verdict.json", "figures", *(f"{s}.{e}" for s in P.STAGES for e in ("ipynb", "html"))} == {p.name for p in Path("reports/quick").iterdir()}
-    page = Path("reports/quick/index.html").read_text()
-    assert "All 3 bars are cleared." in page and "figures/flights.png" in page and "&lt;b&gt;" in page and "<td><b></td>" not in page
+    assert {"index.html", "verdict.json", "figures", *(f"{s}.{e}" for s in P.STAGES for e in ("ipynb", "html"))} == {p.name for p in Path("runs/quick/report").iterdir()}
+    page = Path("runs/quick/report/index.html").read_text()
+    assert "All 3 checks are met." in page and "figures/flights.png" in page and "&lt;b&gt;" in page and "<td><b></td>" not in page
     assert "http" not in page.replace('lang="en"', "") and "<script" not in page
-    assert "All 3 bars are cleared. The report is 'reports/quick/index.html'" in capsys.readouterr().out
+    assert "All 3 checks are met. The report is 'runs/quick/report/index.html'" in capsys.readouterr().out
+    assert [p.name for p in Path(".").iterdir()] == ["runs"], "a run writes into its folder alone"
 
     again = P.pipeline("quick", engine=engine, before=40.)
     assert len(engine.jobs) == 4
@@ -350,8 +372,8 @@ def test_pipeline_stops_at_the_first_failure_and_goes_on(place):
     engine = Fake()
     work = engine.work
     engine.work = lambda function, job: work(function, job) if "04" not in job["notebook"] else dict(error="ValueError: no", seconds=1., peak=0)
-    with pytest.raises(P.StageError, match=r"04_distill failed: ValueError: no; the executed notebook is 'reports/mine/04_distill.ipynb'"): P.pipeline("mine.yaml", engine=engine)
-    assert not Path("reports/mine/verdict.json").exists()
+    with pytest.raises(P.StageError, match=r"04_distill failed: ValueError: no; the executed notebook is 'runs/mine/report/04_distill.ipynb'"): P.pipeline("mine.yaml", engine=engine)
+    assert not Path("runs/mine/report/verdict.json").exists()
     engine.jobs, engine.work = [], work
     P.pipeline("mine.yaml", engine=engine)
     assert engine.jobs == ["04_distill", "05_export", "06_evaluate"]
@@ -373,7 +395,7 @@ def test_a_tiny_fleet_through_the_real_stages(tmp_path, monkeypatch):
     rows = P.pipeline("tiny.yaml", device="cpu")
     assert {r["name"]: r["value"] for r in rows}["drones"] == 8
     assert all((Path("runs/tiny") / name).exists() for stage in P.STAGES.values() for name in stage.leaves)
-    assert sum(p.stat().st_size for p in Path("reports/tiny").rglob("*")) < 5e6
+    assert sum(p.stat().st_size for p in Path("runs/tiny/report").rglob("*")) < 5e6
     assert P.pipeline("tiny.yaml", device="cpu")[-1]["name"] == "second run"
 
 
@@ -386,6 +408,36 @@ def test_pages_show_outputs_and_hide_the_library(tmp_path):
     assert "http" not in page and "<script" not in page
 
 
+def row(name, ok, note=""): return P.row(name, 1.5, "m", ok, 1., 2.) | dict(note=note)
+
+
+def test_the_front_page_says_what_came_out_before_what_was_checked():
+    rows = [row("good", True), row("poor", False), row("other", None)]
+    page = P.index_page("quick", "It survives <all>.", rows, [P.Run("03_pretrain", False, 7., 0, "")], ["a_b.png"], "seed: 1", "8 drones")
+    places = [page.index(text) for text in ("<h1>raptor_nb: quick", "It survives &lt;all&gt;.", "1 of 2 checks is not met: poor.", "8 drones", "✗ not met", "✓ met", "other", "figures/a_b.png", "7 s", "seed: 1")]
+    assert places == sorted(places)
+    assert not {"verdict", "bar", "bars", "missed", "cleared"} & set(re.findall(r"[a-z]+", re.sub(r"<[^>]+>", " ", page.split("</style>")[1]).lower()))
+
+
+def test_what_is_not_met_is_never_folded_away():
+    table = P.checks_table([*(row(f"good {i}", True) for i in range(40)), *(row(f"poor {i}", False) for i in range(20))])
+    shown, folded = table.split("<details>")
+    assert shown.count("✗ not met") == 20 and "✓ met" not in shown and folded.count("✓ met") == 40 and "40 more checks, all met" in folded
+    assert P.checks_table([]) == "" and P.checks_line([]) == "" and P.checks_line([row("a", True)]) == "The one check is met."
+
+
+def test_the_sentence_of_a_notebook_opens_its_report(place, capsys):
+    parameters, work = STAND_INS["06_evaluate"]
+    write(place / "nbs", "06_evaluate", cell("from raptor_nb.core.records import Result\nresult = Result()"), cell(parameters, "parameters"), cell(FIRST + work), cell("result.update('It flies.')"))
+    engine = Fake()
+    engine.work = lambda function, job: function(job) if "06" in job["notebook"] else Fake.work(engine, function, job)   # a kernel for this one
+    P.pipeline("quick", engine=engine)
+    assert "<p class=result>It flies.</p>" in Path("runs/quick/report/index.html").read_text()
+    assert "It flies. All 3 checks are met. The report is" in capsys.readouterr().out
+    first = json.loads(Path("runs/quick/report/06_evaluate.ipynb").read_text())["cells"][0]
+    assert ["".join(o["data"]["text/markdown"]) for o in first["outputs"]] == ["**It flies.**"]
+
+
 def test_log_thins_progress_and_cuts_long_texts(capsys):
     show = P._Log(every=1000)
     shown = lambda text: {"msg_type": "update_display_data", "content": {"data": {"text/plain": text}, "transient": {"display_id": "a"}}}
@@ -395,7 +447,7 @@ def test_log_thins_progress_and_cuts_long_texts(capsys):
     show({"msg_type": "update_display_data", "content": {"data": {"text/plain": "<Figure>", "image/png": ""}, "transient": {"display_id": "b"}}})
     assert capsys.readouterr().out.split("\n") == ["    update 0", "    a", "    ... (3 more lines)", ""]
 
-def test_further_notebooks_follow_and_their_rows_do(place):
+def test_studies_follow_and_have_reports_of_their_own(place):
     rows = "json.dumps([dict(name='R2', value=.9, unit='', published=None, bar=None, ok=None)])"
     for name, leaf in (("08_understand", "understand.json"), ("09_published_recipe", "epochs/verdict.json")):
         write(place / "nbs", name, cell("config = ''\noutput_dir = 'runs/default'\nepochs = 0", "parameters"),
@@ -405,8 +457,11 @@ def test_further_notebooks_follow_and_their_rows_do(place):
     assert not engine.jobs
     made = P.pipeline("quick", engine=engine, further=("09_published_recipe", "08_understand"))
     assert engine.jobs == [*P.STAGES, "09_published_recipe", "08_understand"]
-    assert [r["name"] for r in made].count("R2") == 2
-    assert Path("reports/quick/08_understand.html").exists() and "why it fails" in Path("reports/quick/index.html").read_text()
+    assert "R2" not in [r["name"] for r in made] and "08_understand" not in Path("runs/quick/report/index.html").read_text()
+    for study, makes in (("published_recipe", "over the published curve"), ("understand", "why it fails")):
+        folder = Path(f"runs/quick/report_{study}")
+        assert [r["name"] for r in json.loads((folder / "verdict.json").read_text())] == ["R2"]
+        assert makes in (folder / "index.html").read_text() and len(list(folder.glob("0*.html"))) == 1
     again = P.pipeline("quick", engine=engine, further=("09_published_recipe", "08_understand"))
     assert len(engine.jobs) == 6 and again[-1]["name"] == "second run"
 
@@ -422,16 +477,10 @@ def test_shipping(place):
     assert not Path("weights").exists()
     for name in ("student.onnx", "student.sequence.onnx", "student.h", "student.json"): (out / name).write_bytes(b"exported")
     write_manifest(out / "student.safetensors", settings=settings, seed=42, inputs=[], seconds=1., metrics={})
-    row = lambda name, note, ok: P.row(name, 1.5, "m", ok, 1., 2.) | dict(note=note)
     Path("weights").mkdir()
     Path("weights/student.int8.tflite").write_bytes(b"of another student")
-    P.ship(out, "weights", [row("RMSE of student, 9 drones, a", "better: -1", False), row("RMSE of student, 9 drones, b", "NOT better: +1", False), row("RMSE of published, 9 drones, b", "", None)])
+    P.ship(out, "weights", [row("RMSE of student, 9 drones, a", False, "better: -1"), row("RMSE of student, 9 drones, b", False, "NOT better: +1"), row("RMSE of published, 9 drones, b", None)])
     assert (Path("weights/student.h5")).read_bytes() == (out / "student.h5").read_bytes()
     assert sorted(p.name for p in Path("weights").iterdir()) == sorted([*P.SHIPPED, "README.md"]), "what is not made by a run is not left from another student"
     text = Path("weights/README.md").read_text()
     assert "| RMSE, 9 drones, a | 1.5 | 2 | yes |" in text and "| RMSE, 9 drones, b | 1.5 | 2 | **no** |" in text and "RMSE of published" not in text
-
-
-def test_verdict_line():
-    assert P.verdict_line([P.row("a", 1, "")]) == "No figure has a bar."
-    assert P.verdict_line([P.row("a", 1, "", True, 1), P.row("b", 1, "", False, 2)]) == "1 of 2 bars missed: b."

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['RecordError', 'WriteError', 'atomic', 'sweep', 'save_tensors', 'load_tensors', 'plain', 'save_json', 'load_json',
            'save_table', 'load_table', 'file_hash', 'commit', 'versions', 'manifest_path', 'write_manifest', 'finished',
-           'save_state', 'load_state', 'load_info', 'Checkpoints', 'RowFile', 'Metrics', 'get_logger', 'Live',
-           'run_lock', 'choose_device']
+           'save_state', 'load_state', 'load_info', 'Checkpoints', 'RowFile', 'Metrics', 'get_logger', 'Live', 'Result',
+           'result_of', 'flights_sentence', 'run_lock', 'choose_device']
 
 # %% ../../nbs/core/records.ipynb #60d33c88
 import csv
@@ -547,6 +547,41 @@ class Live:
 
     def __enter__(self): return self
     def __exit__(self, *_): self.close()
+
+# %% ../../nbs/core/records.ipynb #f2be64aa
+class Result:
+    "One sentence under the title of a notebook: what came out"
+    def __init__(self, waiting='What came out stands here when everything has run.'):
+        from IPython.display import Markdown, display
+        self.handle = display(Markdown(f'*{waiting}*'), display_id=True)
+
+    def update(self, sentence):
+        "Puts the sentence in its place"
+        from IPython.display import Markdown
+        if self.handle: self.handle.update(Markdown(f'**{sentence}**'), metadata={'result': True})
+
+def result_of(notebook, # executed copy
+             ) -> str:  # empty: it has none
+    "The sentence that an executed notebook ended with"
+    for cell in load_json(notebook)['cells']:
+        for output in cell.get('outputs', []):
+            if output.get('metadata', {}).get('result'): return ''.join(output['data']['text/markdown']).strip('*')
+    return ''
+
+# %% ../../nbs/core/records.ipynb #b88f70a2
+def flights_sentence(who,       # 'The student survives'
+                     where,     # 'flights on 1000 drones that it was not trained on'
+                     flights,   # share that survives; mean return; steady error in m, or None
+                     beside={}, # {'the published policy': the same three of another}
+                    ) -> str:
+    "Survival, return and steady error in words"
+    def error(m, before=''): # m, or None
+        if m is None or not math.isfinite(m): return 'no steady error'
+        return f'{before}{100 * m:.1f} cm'
+    others = ''.join(f'; {name} {100 * s:.1f} %, {r:.0f} and {error(m)}' for name, (s, r, m) in beside.items())
+    survival, gain, m = flights
+    return (f"{who} {100 * survival:.1f} % of {where}, with a return of {gain:.0f} of 750 "
+            f"and {error(m, 'a steady error of ')}{others}.")
 
 # %% ../../nbs/core/records.ipynb #8bd89935
 @contextmanager
