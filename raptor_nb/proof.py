@@ -30,7 +30,8 @@ def guide(page, # 'microcontroller'
           name, # of a file in it
          ):     # its text
     "A program that a guide shows. Raises FileNotFoundError"
-    path = Path(raptor_nb.__file__).resolve().parents[1]/'docs'/f'{page}.md'
+    package = Path(raptor_nb.__file__).resolve().parent
+    path = next((p for p in (package.parent/f'docs/{page}.md', package/f'guides/{page}.md') if p.is_file()), package/f'guides/{page}.md')
     found = re.search(rf'<!-- file: {re.escape(name)} -->\n```\w*\n(.*?)```', path.read_text(encoding='utf-8') if path.is_file() else '', re.S)
     if not found: raise FileNotFoundError(f"there is no program '{name}' in '{path}'")
     return found[1]
