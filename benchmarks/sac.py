@@ -1,7 +1,7 @@
 """Soft actor-critic: Stable-Baselines3 beside ours, the same drone, networks, batch and flights, one process after the other on this machine.
 
     pip install 'raptor-nb[bench]'
-    python benchmarks/sac.py [--steps 200000] [--drone 7] [--only sb3,alone] [--out reports/sac/benchmark.json]
+    python benchmarks/sac.py [--steps 200000] [--drone 7] [--only sb3,alone] [--out runs/sac/report/benchmark.json]
 
 Rows, each a process of its own:
     sb3           Stable-Baselines3 on one core, its update ratio (the actor learns at every step)

@@ -7,12 +7,13 @@ __all__ = ['LIMIT', 'MEASURE', 'METRICS', 'UNITS', 'WORDS', 'GAIN', 'COLOURS', '
            'load_policy', 'policy_name', 'untrained_policy', 'held_out_fleet', 'check_apart', 'Tilted', 'Target',
            'FigureEight', 'TargetSteps', 'conditions', 'moving_targets', 'Delay', 'compare', 'fly', 'judge', 'under',
            'nearest', 'owners', 'take', 'load_teachers', 'load_specialists', 'summary', 'number', 'bars', 'number_text',
-           'row_name', 'against', 'verdict', 'colour', 'in_order', 'plot_bars', 'plot_map', 'plot_flights',
+           'row_name', 'against', 'verdict', 'in_words', 'colour', 'in_order', 'plot_bars', 'plot_map', 'plot_flights',
            'plot_distance', 'plot_survival', 'plot_steady', 'plot_rows', 'plot_curves', 'plot_tracking', 'plot_error',
            'initial_states', 'failures', 'save_figure']
 
 # %% ../nbs/06_evaluate.ipynb #565c4b44
 import importlib
+import re
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ import pandas as pd
 import torch
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from .core.records import atomic
+from .core.records import atomic, flights_sentence
 from .drones import drone_table, load_fleet, real_drones, sample_fleet, vary
 from .environment import CONDITIONS, FlightError, LiveView, Simulator, check_seed, flight_seed, see
 from .policy import RaptorPolicy, Teachers
@@ -483,7 +484,7 @@ def verdict(table,        # of `summary`, with fleet and condition
             students=(),  # names of the students of all training seeds
             shipped=None, # which of them `student` is
            ):             # list of rows
-    "What the report is judged by; `published` is the published policy on the same flights"
+    "What the report is judged by; `published` is the published policy on the same flights, `bar` what is required"
     rows = []
     for (fleet, condition), group in table.groupby(['fleet', 'condition'], sort=False):
         published = next((r for _, r in group[group.policy == 'published'].iterrows()), None)
@@ -492,6 +493,18 @@ def verdict(table,        # of `summary`, with fleet and condition
             for m in METRICS:
                 if m in group and group[m].notna().any(): rows += _judged(row, published, m, settings, group[group.policy.isin(students)].sort_values('policy'), shipped)
     return rows
+
+# %% ../nbs/06_evaluate.ipynb #41b4ae4e
+def in_words(rows,  # of `verdict`
+            ) -> str: # empty: the student flew no held-out drones in clean air
+    "How the student flies held-out drones in clean air, beside the published policy"
+    pattern = r'(survival|return|steady error) of student, (\d+) held-out drones, clean'
+    found = {m[1]: (r, m[2]) for r in rows if (m := re.fullmatch(pattern, r['name']))}
+    if not {'survival', 'return'} <= found.keys(): return ''
+    three = lambda key: [found[m][0][key] if m in found else None for m in ('survival', 'return', 'steady error')]
+    where = f"flights on {found['return'][1]} drones that it was not trained on"
+    beside = {'the published policy': three('published')} if None not in three('published')[:2] else {}
+    return flights_sentence('The student survives', where, three('value'), beside)
 
 # %% ../nbs/06_evaluate.ipynb #5ee20bf0
 COLOURS = {'student': 'tab:blue', 'published': 'tab:orange', 'teachers': 'tab:green', 'nearest teachers': 'yellowgreen', 'specialists': 'tab:purple', 'untrained': 'tab:gray'}

@@ -35,7 +35,7 @@ from typing import Protocol
 import raptor_nb
 from .core.config import ConfigError, check_parameters, find_config, load_config, suggest
 from .core.records import RecordError, WriteError, atomic, commit, file_hash, load_json, manifest_path
-from .core.records import result_of, run_lock, save_json, versions
+from .core.records import headline_of, run_lock, save_json, versions
 from .drones import load_fleet, write_drone_files
 from .export import DEFAULT
 
@@ -375,9 +375,9 @@ body { font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, Helvetica, 
 main { max-width: 66rem; margin: 0 auto; padding: 2rem 1.2rem 4rem }
 section, article { background: #fff; border: 1px solid var(--line); border-radius: 10px; padding: 1.1rem 1.4rem; margin: 1.1rem 0; overflow-x: auto }
 h1 { font-size: 1.7rem; margin: 0 0 .2rem } h2 { font-size: 1.15rem; margin: .1rem 0 .7rem } a { color: var(--link) } .soft { color: var(--soft) }
-.result { font-size: 1.2rem; line-height: 1.4; margin: .5rem 0 } .good { color: var(--good); font-weight: 600 } .bad { color: var(--bad); font-weight: 600 }
+.headline { font-size: 1.2rem; line-height: 1.4; margin: .5rem 0 } .good { color: var(--good); font-weight: 600 } .bad { color: var(--bad); font-weight: 600 } td .good, td .bad { white-space: nowrap }
 table { border: 0 !important; border-collapse: collapse; margin: .4rem 0; font-variant-numeric: tabular-nums; font-size: .93rem } table.wide { width: 100% }
-th, td { padding: .32rem .7rem; border: 0; border-bottom: 1px solid var(--line); text-align: left } th { color: var(--soft); font-weight: 600 } td.n, th.n { text-align: right }
+th, td { padding: .32rem .7rem; border: 0; border-bottom: 1px solid var(--line); text-align: left } table.wide td:first-child { min-width: 9.5rem } td.soft { min-width: 13rem } th { color: var(--soft); font-weight: 600 } td.n, th.n { text-align: right }
 figure { margin: 0 0 1.6rem } figcaption { color: var(--soft); font-size: .88rem }
 img { max-width: 100%; height: auto } pre { overflow-x: auto; font-size: .84rem; line-height: 1.45; margin: .4rem 0; white-space: pre-wrap }
 .highlight { background: #f6f8fa; border-left: 3px solid var(--line); padding: .1rem .8rem; margin: .5rem 0 } .prompt, .anchor-link { display: none } .jp-OutputArea-output, .output_area { margin: .4rem 0 }
@@ -442,8 +442,9 @@ def checks_table(rows,
     "The rows that are checked, those that are not met before the others, and then the rest"
     checks, others = sorted((r for r in rows if r['ok'] is not None), key=lambda r: r['ok']), [r for r in rows if r['ok'] is None]
     first = max(first, sum(not r['ok'] for r in checks))
-    fold = lambda some, what: f'<details><summary>{len(some)} more {what}</summary>{_table(some)}</details>' if some else ''
-    return (_table(checks[:first]) if checks else '') + fold(checks[first:], 'checks, all met') + fold(others, 'figures')
+    fold = lambda some, what: f'<details><summary>{len(some)} {what}</summary>{_table(some)}</details>' if some else ''
+    shown = _table(checks[:first]) if checks else ''
+    return shown + fold(checks[first:], 'more checks, all met') + fold(others, 'more figures' if checks else 'figures')
 
 # %% ../nbs/07_pipeline.ipynb #07b2518c
 def _facts(rows): # -> what it took, and with what it was made
@@ -477,7 +478,7 @@ def index_page(title,    # 'quick'
               ) -> str:  # HTML
     "The front page of a report"
     line, unmet = checks_line(rows), any(r['ok'] is False for r in rows)
-    said = f'<p class=result>{html.escape(sentence)}</p>' if sentence else ''
+    said = f'<p class=headline>{html.escape(sentence)}</p>' if sentence else ''
     if line: said += f'<p class={"bad" if unmet else "good"}>{html.escape(line)}</p>'
     section = lambda name, content: f'<section><h2>{name}</h2>{content}</section>' if content else ''
     return _page(f'raptor_nb: {title}', f'''<h1>raptor_nb: {html.escape(title)}</h1>
@@ -513,7 +514,7 @@ def publish(report,   # folder
     "A report's pages, figures, verdict.json and front page, which comes last"
     for run in runs: _refresh_page(run.report)
     figures = _copy_pictures(output, (STAGES | FURTHER)[runs[-1].name].pictures, report/'figures')
-    sentence = result_of(runs[-1].report)
+    sentence = headline_of(runs[-1].report)
     save_json(report/'verdict.json', rows)
     page = index_page(title, sentence, rows, runs, figures, settings.to_yaml(), _facts(rows))
     with atomic(report/'index.html') as tmp: tmp.write_text(page, encoding='utf-8')

@@ -252,7 +252,7 @@ def microseconds_in_c(flyer, seen, rounds=20): # CPolicy, (B, 22) -> a step, wit
         best = min(best, time.perf_counter() - begun)
     return best / len(seen) * 1e6
 
-def figure(name, value, unit='', bar=None, ok=None, note=''): # a row of the verdict
+def figure(name, value, unit='', bar=None, ok=None, note=''): # a row of verdict.json
     return dict(name=name, value=value, unit=unit, published=None, bar=bar, ok=None if ok is None else bool(ok), note=note)
 
 def same_weights(a, b): # two of foundation_policy's -> whether they are equal to the last bit

@@ -428,11 +428,11 @@ def test_what_is_not_met_is_never_folded_away():
 
 def test_the_sentence_of_a_notebook_opens_its_report(place, capsys):
     parameters, work = STAND_INS["06_evaluate"]
-    write(place / "nbs", "06_evaluate", cell("from raptor_nb.core.records import Result\nresult = Result()"), cell(parameters, "parameters"), cell(FIRST + work), cell("result.update('It flies.')"))
+    write(place / "nbs", "06_evaluate", cell("from raptor_nb.core.records import Headline\nheadline = Headline()"), cell(parameters, "parameters"), cell(FIRST + work), cell("headline.update('It flies.')"))
     engine = Fake()
     engine.work = lambda function, job: function(job) if "06" in job["notebook"] else Fake.work(engine, function, job)   # a kernel for this one
     P.pipeline("quick", engine=engine)
-    assert "<p class=result>It flies.</p>" in Path("runs/quick/report/index.html").read_text()
+    assert "<p class=headline>It flies.</p>" in Path("runs/quick/report/index.html").read_text()
     assert "It flies. All 3 checks are met. The report is" in capsys.readouterr().out
     first = json.loads(Path("runs/quick/report/06_evaluate.ipynb").read_text())["cells"][0]
     assert ["".join(o["data"]["text/markdown"]) for o in first["outputs"]] == ["**It flies.**"]

@@ -272,7 +272,7 @@ class Evaluation:
 @section
 class Pipeline:
     "The whole way in one command"
-    profile: str = 'default'                  # names the folder under reports/
+    profile: str = 'default'                  # whose limits of time and memory hold
     drones: str = ''                          # file or folder of drones; empty: drawn from domain_randomization
 
 # %% ../../nbs/core/config.ipynb #feeb9417

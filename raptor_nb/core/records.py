@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['RecordError', 'WriteError', 'atomic', 'sweep', 'save_tensors', 'load_tensors', 'plain', 'save_json', 'load_json',
            'save_table', 'load_table', 'file_hash', 'commit', 'versions', 'manifest_path', 'write_manifest', 'finished',
-           'save_state', 'load_state', 'load_info', 'Checkpoints', 'RowFile', 'Metrics', 'get_logger', 'Live', 'Result',
-           'result_of', 'flights_sentence', 'run_lock', 'choose_device']
+           'save_state', 'load_state', 'load_info', 'Checkpoints', 'RowFile', 'Metrics', 'get_logger', 'Live',
+           'Headline', 'headline_of', 'flights_sentence', 'run_lock', 'choose_device']
 
 # %% ../../nbs/core/records.ipynb #60d33c88
 import csv
@@ -549,7 +549,7 @@ class Live:
     def __exit__(self, *_): self.close()
 
 # %% ../../nbs/core/records.ipynb #f2be64aa
-class Result:
+class Headline:
     "One sentence under the title of a notebook: what came out"
     def __init__(self, waiting='What came out stands here when everything has run.'):
         from IPython.display import Markdown, display
@@ -558,14 +558,14 @@ class Result:
     def update(self, sentence):
         "Puts the sentence in its place"
         from IPython.display import Markdown
-        if self.handle: self.handle.update(Markdown(f'**{sentence}**'), metadata={'result': True})
+        if self.handle: self.handle.update(Markdown(f'**{sentence}**'), metadata={'headline': True})
 
-def result_of(notebook, # executed copy
+def headline_of(notebook, # executed copy
              ) -> str:  # empty: it has none
     "The sentence that an executed notebook ended with"
     for cell in load_json(notebook)['cells']:
         for output in cell.get('outputs', []):
-            if output.get('metadata', {}).get('result'): return ''.join(output['data']['text/markdown']).strip('*')
+            if output.get('metadata', {}).get('headline'): return ''.join(output['data']['text/markdown']).strip('*')
     return ''
 
 # %% ../../nbs/core/records.ipynb #b88f70a2
