@@ -4,8 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from test_pipeline import TINY
-
 ROOT = Path(__file__).resolve().parents[1]
 EXTRAS = ["l2f", "foundation_policy", "onnx", "onnxruntime", "papermill", "nbformat", "tensorboard", "dask", "IPython", "nbdev", "fastcore", "ipywidgets", "websockets"]
 
@@ -48,6 +46,14 @@ def test_the_quickstart_flies_from_the_wheel_without_extras(wheel, tmp_path):
     done = subprocess.run([sys.executable, "-c", before + code + after], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert float(done.stdout) < .05
+
+
+TINY = """inherit: quick.yaml
+training: {num_teachers: 8}
+apg: {updates: 100}
+distillation: {online: {updates: 500}, polish: {updates: 50}}
+evaluation: {num_drones: 16, observation_noise: [0.01]}
+"""
 
 
 @pytest.fixture(scope="module")
