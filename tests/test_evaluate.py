@@ -466,3 +466,14 @@ def test_export_and_evaluation_as_stages(tmp_path, published):
     assert rows["return of teachers, 4 training drones, clean"]["value"] < 0 < rows["return of student, 4 training drones, clean"]["value"]
     assert rows["survival of student, 6 held-out drones, clean"]["bar"] == .9
     assert len(pd.read_parquet(run / "flights.parquet")) == 2 * 4 * 6 + 3 * 2 * 6 + 4 * 4
+
+
+def test_the_sentence_of_the_report():
+    from raptor_nb.evaluate import in_words
+    row = lambda metric, value, published, fleet="7 held-out drones, clean": dict(name=f"{metric} of student, {fleet}", value=value, published=published)
+    rows = [row("return", 1., 1., "7 held-out drones, noise 0.01"), row("return", 641.4, 587.5), row("survival", .998, .93), row("steady error", .00677, .0236), row("return", 2., 2., "7 training drones, clean")]
+    first = "The student survives 99.8 % of flights on 7 drones that it was not trained on, with a return of 641 of 750 and "
+    assert in_words(rows) == first + "a steady error of 0.7 cm; the published policy 93.0 %, 588 and 2.4 cm."
+    assert in_words(rows[:3]) == first + "no steady error; the published policy 93.0 %, 588 and no steady error."
+    assert in_words([r | dict(published=None) for r in rows]) == first + "a steady error of 0.7 cm."
+    assert in_words(rows[:1]) == ""
