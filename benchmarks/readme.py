@@ -93,7 +93,7 @@ class Shell:
         self.paste(f"set -m; {command} & server=$!")
         while not re.search(ready, self.said(before)):
             time.sleep(.2)
-            if time.perf_counter() - start > 120: raise SystemExit(f"`{command}` is not ready after 2 minutes:\n{self.said(before)[-3000:]}")
+            if time.perf_counter() - start > 300: raise SystemExit(f"`{command}` is not ready after 5 minutes:\n{self.said(before)[-3000:]}")
         seconds = time.perf_counter() - start
         self.paste("kill -INT -- -$server; sleep 1; kill -TERM -- -$server 2>/dev/null || true; wait $server || true; set +m")
         return seconds
