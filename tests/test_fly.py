@@ -155,8 +155,16 @@ def test_an_older_page_is_noticed_and_not_handed_out(tmp_path, monkeypatch):
     assert len(found) == 3 and found[1:] == ["data.drones", "data.sampled[3].dynamics.mass"] and found[0] == "data.policies.student.weights.gru.gru.weight_hh_l0[0][0]"
     (tmp_path / "fly.html").write_text(older, encoding="utf-8")
     monkeypatch.setattr(fly, "PAGE", tmp_path / "fly.html")
-    monkeypatch.setattr(fly, "page_data", lambda **_: today)   # without the flights of a new probe
+    monkeypatch.setattr(fly, "page_data", lambda probe=None: today)
     assert fly.write_page(tmp_path / "new.html").read_text(encoding="utf-8") == text
+
+
+def test_the_same_policies_keep_their_probe(tmp_path, monkeypatch):
+    "On another processor its last digits would differ, and a page made again would be another file"
+    monkeypatch.setattr(fly, "fit_probe", lambda *_: pytest.fail("flown again"))
+    monkeypatch.setattr(fly, "TEMPLATE", tmp_path / "page.html")
+    fly.TEMPLATE.write_text((fly.WEB / "page.html").read_text(encoding="utf-8").replace("<h1>", "<h1>New: "), encoding="utf-8")
+    assert fly.data_of(fly.write_page(tmp_path / "fly.html").read_text(encoding="utf-8")) == data()
 
 
 def test_last_digits_of_another_processor_make_no_older_page():

@@ -1,6 +1,7 @@
-"""The page on which drones fly: web/page.html + the bundled program + policies and drones of this package -> web/fly.html, one file
+"""The page on which drones fly, one file: web/page.html + its program + policies and drones of this package -> web/fly.html
 
-`make bundle` makes the program web/fly.js from web/src (npm) and then the page, `make page` the page alone, `make fly` opens it.
+`make bundle` makes the program web/fly.js from web/src (npm) and then the page, `make page` the page with new probes,
+`make fly` opens it.
 """
 import argparse
 import hashlib
@@ -56,11 +57,12 @@ def policies():
     return {"student": RaptorPolicy.pretrained(), "published": RaptorPolicy.published()}
 
 
-def page_data(probe=fit_probe):
+def page_data(probe=None):
     "Both policies with their probes, the real drones, sampled ones, and what was trained on"
     fleet = sample_fleet(SAMPLED + PROBED, seed=SEED)
     weights = lambda policy: {k: v.numpy().tolist() for k, v in policy.state_dict().items()}
-    about = lambda name, policy: dict(label=LABELS[name], weights=weights(policy), probe=probe(policy, fleet[SAMPLED:]))
+    about = lambda name, policy: dict(label=LABELS[name], weights=weights(policy),
+                                      probe=(probe or fit_probe)(policy, fleet[SAMPLED:]))
     ranges = {k: v for k, v in vars(DISTRIBUTIONS["published"]).items() if isinstance(v, tuple)}
     return rounded(dict(
         policies={name: about(name, policy) for name, policy in policies().items()},
@@ -100,20 +102,25 @@ def differing(a, b, name="data"):
     return [] if a == b else [name]
 
 
-def outdated(text):
-    "Parts of a page that are not today's; its probes, which are fitted by flights, are taken as they are"
-    data = data_of(text)
+def changed(data):
+    "Values that are not today's; the probes, which are fitted by flights, are taken as they are"
     today = page_data(probe=lambda *_: None)
     for name in today["policies"].keys() & data["policies"].keys():
         today["policies"][name]["probe"] = data["policies"][name]["probe"]
+    return differing(data, today)
+
+
+def outdated(text):
+    "Parts of a page that are not today's"
+    data = data_of(text)
     frame = [] if text == page(data, program()) else ["web/page.html or web/fly.js"]
-    return frame + differing(data, today)
+    return frame + changed(data)
 
 
-def write_page(path):
-    "The page that is kept; where that is not of today's package, a new one. Raises SystemExit where the program is missing"
-    text = PAGE.read_text(encoding="utf-8") if PAGE.is_file() else None
-    if text is None or outdated(text): text = page(page_data(), program())
+def write_page(path, refit=False):
+    "Today's page, with the probes of the page that is kept while its policies are today's. Raises SystemExit without a program"
+    data = data_of(PAGE.read_text(encoding="utf-8")) if PAGE.is_file() and not refit else None
+    text = page(page_data() if data is None or changed(data) else data, program())
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic(path) as temporary: Path(temporary).write_text(text, encoding="utf-8")
@@ -150,7 +157,7 @@ def main():
     given = parser.parse_args()
     os.chdir(WEB.parent)
     if given.bundle: bundle()
-    with atomic(PAGE) as temporary: Path(temporary).write_text(page(page_data(), program()), encoding="utf-8")
+    write_page(PAGE, refit=not given.bundle)
     print(f"the page is {PAGE.relative_to(WEB.parent)}: open it in a browser")
 
 
