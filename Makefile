@@ -8,7 +8,7 @@ SLOW ?=
 NAME ?=
 LAB ?= runs/lab
 
-.PHONY: help setup run foundation reports check test prepare readme bad-input docs fly bundle lab bench tflite export-report clean
+.PHONY: help setup run foundation reports check test prepare readme bad-input docs fly page bundle lab bench tflite export-report clean
 help:      ## this list
 	@grep -hE '^[a-z-]+: .*##|^[a-z-]+:  *##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-13s %s\n", $$1, $$2}'
 	@printf '%s\n' '' '  variables:' \
@@ -59,10 +59,15 @@ docs: export OMP_NUM_THREADS := 1
 docs: setup      ## the documentation in _docs/index.html, without Quarto
 	$(BIN)/python tools/docs.py
 
-fly: setup       ## the page on which drones fly, in build/fly.html: one file, no server
-	$(BIN)/python tools/fly.py
+fly:  ## opens web/fly.html, the page on which drones fly; nothing is installed for it
+	@if [ "$$(uname)" = Darwin ]; then open web/fly.html; \
+	elif [ -n "$$DISPLAY$$WAYLAND_DISPLAY" ] && command -v xdg-open >/dev/null; then xdg-open web/fly.html; fi; \
+	echo 'the page is $(CURDIR)/web/fly.html: any browser opens it, without a server or a network'
 
-bundle: setup    ## web/fly.js from web/src, after an edit there (needs Node.js and npm)
+page: setup      ## web/fly.html again, after the student was replaced or web/page.html was edited
+	@$(BIN)/python tools/fly.py
+
+bundle: setup    ## the program web/fly.js and the page again, after an edit in web/src (needs Node.js and npm)
 	@$(BIN)/python tools/fly.py --bundle
 
 lab: setup       ## copies of the notebooks (runs/lab) in JupyterLab, beginning with the tour

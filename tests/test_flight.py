@@ -98,3 +98,32 @@ def test_bad_fleets_are_refused():
     drone = sample_fleet(1)[0]
     cut = drone.model_copy(update=dict(mdp=drone.mdp.model_copy(update=dict(reward=drone.mdp.reward.model_copy(update=dict(non_negative=True))))))
     with pytest.raises(ValueError, match="non_negative is true"): flight.fleet_of([cut])
+
+
+def test_a_flight_is_worth_what_l2f_says(monkeypatch):
+    "From the same starts: return, survival and steady error of the policy in l2f, where one drone breaks the 2 m/s limit"
+    from raptor_nb.policy import RaptorPolicy
+    policy, drones = RaptorPolicy.pretrained(), sample_fleet(8)
+    judge = Simulator(drones, seed=4)
+    monkeypatch.setattr(flight, "sample_state", lambda fleet, n, generator: start)
+    start = flight.from_simulator(judge, torch.zeros(()))._replace(last_action=torch.zeros(8, 1, 4))
+    flown = flight.fly(policy, drones, velocity_limit=True)
+    alive, total, error = np.ones(8, bool), np.zeros(8), np.zeros(8)
+    policy.reset()
+    for t in range(500):
+        reward, ended = judge.step(policy.evaluate_step(judge.observe()))
+        total, alive = total + alive * reward, alive & ~ended
+        if t >= 250: error += np.linalg.norm(judge.state()["position"], axis=1) / 250
+    assert 0 < alive.sum() < 8 and flown.survived.tolist() == alive.tolist()
+    np.testing.assert_allclose(flown["return"], total, atol=.05)
+    np.testing.assert_allclose(flown.steady_error[alive], error[alive], atol=1e-4)
+    assert flown.steady_error[~alive].isna().all()
+
+
+def test_the_step_that_ends_a_flight_costs_its_penalty():
+    "Rotors at rest: a drone falls from its target until it is 2 m/s fast, and nothing is added afterwards"
+    drone, falling = vary(sample_fleet(1)[0], guidance=1.), lambda seen, hidden: (-torch.ones(len(seen), 4), hidden)
+    fall = lambda steps: flight.fly(falling, [drone], steps, velocity_limit=True).iloc[0]
+    last = next(steps for steps in range(20, 60) if not fall(steps).survived)
+    assert last > 20 and fall(last)["return"] - fall(last - 1)["return"] == pytest.approx(-100, abs=1e-3)
+    assert fall(60)["return"] == fall(last)["return"] and np.isnan(fall(60).steady_error)

@@ -21,8 +21,7 @@ dynamics = lambda drone: drone.to_dict()["dynamics"]
 listed = lambda tensor: tensor.double().numpy().tolist()
 
 
-@functools.lru_cache
-def data(): return fly.page_data()
+def data(): return fly.data_of(fly.PAGE.read_text(encoding="utf-8"))
 
 
 def recorded(drone, policy, steps=500, noise=.01, force=.05):
@@ -140,6 +139,65 @@ def test_the_program_is_bundled_again_to_the_byte(tmp_path):
     assert (tmp_path / "fly.js").read_bytes() == fly.PROGRAM.read_bytes()
 
 
+def test_the_page_that_is_kept_is_of_today():
+    assert not fly.outdated(fly.PAGE.read_text(encoding="utf-8")), "run `make page`"
+
+
+def test_an_older_page_is_noticed_and_not_handed_out(tmp_path, monkeypatch):
+    text, today = fly.PAGE.read_text(encoding="utf-8"), data()
+    assert fly.outdated(text.replace("<h1>", "<h1>Old: ")) == ["web/page.html or web/fly.js"]
+    older = json.loads(json.dumps(today))
+    older["policies"]["student"]["weights"]["gru.gru.weight_hh_l0"][0][0] += 1e-3
+    older["drones"].pop("crazyflie")
+    older["sampled"][3]["dynamics"]["mass"] *= 1 + 1e-3
+    older = fly.page(older, fly.program())
+    found = fly.outdated(older)
+    assert len(found) == 3 and found[1:] == ["data.drones", "data.sampled[3].dynamics.mass"] and found[0] == "data.policies.student.weights.gru.gru.weight_hh_l0[0][0]"
+    (tmp_path / "fly.html").write_text(older, encoding="utf-8")
+    monkeypatch.setattr(fly, "PAGE", tmp_path / "fly.html")
+    monkeypatch.setattr(fly, "page_data", lambda probe=None: today)
+    assert fly.write_page(tmp_path / "new.html").read_text(encoding="utf-8") == text
+
+
+def test_the_same_policies_keep_their_probe(tmp_path, monkeypatch):
+    "On another processor its last digits would differ, and a page made again would be another file"
+    monkeypatch.setattr(fly, "fit_probe", lambda *_: pytest.fail("flown again"))
+    monkeypatch.setattr(fly, "TEMPLATE", tmp_path / "page.html")
+    fly.TEMPLATE.write_text((fly.WEB / "page.html").read_text(encoding="utf-8").replace("<h1>", "<h1>New: "), encoding="utf-8")
+    assert fly.data_of(fly.write_page(tmp_path / "fly.html").read_text(encoding="utf-8")) == data()
+
+
+def test_last_digits_of_another_processor_make_no_older_page():
+    nearly = json.loads(json.dumps(data()), parse_float=lambda x: float(x) * (1 + 1e-7))
+    assert not fly.outdated(fly.page(nearly, fly.program()))
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_the_probe_that_is_kept_reads_as_one_fitted_today(policy):
+    from raptor_nb.understand import Ridge
+    flyer, fleet = POLICIES[policy](), sample_fleet(fly.SAMPLED + fly.PROBED, seed=fly.SEED)
+    read = lambda p: Ridge(*(np.array(p[k]) for k in ("centre", "spread")), np.array(p["weights"])[:, None])
+    kept, fitted = data()["policies"][policy]["probe"], fly.fit_probe(flyer, fleet[fly.SAMPLED:])
+    hidden = read(fitted).centre + read(fitted).spread * np.random.default_rng(0).normal(size=(200, 16))
+    assert kept["r2"] == pytest.approx(fitted["r2"], abs=.01)
+    assert np.abs(read(kept)(hidden) - read(fitted)(hidden)).max() < .03
+
+
+def test_nothing_is_set_up_to_open_the_page(tmp_path):
+    "`make fly` in a copy without .venv: it names the page, and hands it to the opener where there is a screen"
+    (tmp_path / "web").mkdir()
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    opener = tmp_path / "bin/xdg-open"
+    opener.parent.mkdir()
+    opener.write_text('#!/bin/sh\necho "opened $1"\n')
+    opener.chmod(0o755)
+    bare = {k: v for k, v in os.environ.items() if k not in ("DISPLAY", "WAYLAND_DISPLAY")} | dict(PATH=f"{opener.parent}:{os.environ['PATH']}")
+    made = lambda **screen: subprocess.run(["make", "-s", "fly"], cwd=tmp_path, capture_output=True, text=True, env=bare | screen, check=True).stdout
+    assert f"{tmp_path}/web/fly.html" in made() and "opened" not in made()
+    if sys.platform == "linux": assert made(DISPLAY=":0").startswith("opened web/fly.html\n")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["Makefile", "bin", "web"]
+
+
 def test_missing_program_is_one_sentence(monkeypatch, tmp_path):
     monkeypatch.setattr(fly, "PROGRAM", ROOT / "web/no.js")
     with pytest.raises(SystemExit, match=r"^web/no.js is missing: `make bundle` makes it where npm is at hand$"): fly.write_page(tmp_path / "fly.html")
@@ -155,14 +213,7 @@ DRONES = {"default": {}, "30 g": dict(mass=.03, arm=.04), "4 kg": dict(mass=4., 
 
 
 @pytest.fixture(scope="module")
-def pages(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("page")
-    (folder / "fly.html").write_text(fly.page(data(), fly.PROGRAM.read_text(encoding="utf-8")), encoding="utf-8")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def browser(pages):
+def browser():
     if why := chromium.missing(): pytest.skip(why)
     driver = chromium.open_browser()
     yield driver
@@ -170,9 +221,9 @@ def browser(pages):
 
 
 @pytest.fixture
-def page(browser, pages):
+def page(browser):
     "The page, fresh from the disk and paused; afterwards nobody complained on the console"
-    browser.get((pages / "fly.html").as_uri())
+    browser.get(fly.PAGE.as_uri())
     browser.get_log("browser")
     browser.execute_script("raptor.app.paused = true; raptor.world.seed(1)")
     yield browser
@@ -202,10 +253,10 @@ def press(page, *keys):
     for key in keys: ActionChains(page).send_keys(key).perform()
 
 
-def test_loads_from_a_server_without_a_word_on_the_console(browser, pages):
+def test_loads_from_a_server_without_a_word_on_the_console(browser):
     class Quiet(http.server.SimpleHTTPRequestHandler):
         def log_message(self, *args): pass
-    handler = functools.partial(Quiet, directory=str(pages))
+    handler = functools.partial(Quiet, directory=str(fly.WEB))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         browser.get(f"http://127.0.0.1:{server.server_port}/fly.html")

@@ -37,17 +37,6 @@ def test_the_clone_holds_no_second_copy():
     assert notebooks_folder() == ROOT / "nbs"
 
 
-def test_the_quickstart_flies_from_the_wheel_without_extras(wheel, tmp_path):
-    zipfile.ZipFile(wheel).extractall(tmp_path / "site")
-    code = re.search(r"```python\n(.*?)```", (ROOT / "docs/quickstart.md").read_text(), re.S)[1]
-    code = code.replace("state.position.norm(dim=-1)", "far = state.position.norm(dim=-1)")
-    before = f"import sys\nfor name in {EXTRAS}: sys.modules[name] = None\nsys.path.insert(0, {str(tmp_path / 'site')!r})\n"
-    after = "\nimport raptor_nb; assert raptor_nb.__file__.startswith(sys.path[0]), raptor_nb.__file__\nprint(far.median().item())"
-    done = subprocess.run([sys.executable, "-c", before + code + after], cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert float(done.stdout) < .05
-
-
 TINY = """inherit: quick.yaml
 training: {num_teachers: 8}
 apg: {updates: 100}

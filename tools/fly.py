@@ -1,8 +1,15 @@
-"""The page on which drones fly: web/fly.html + the bundled program + policies and drones of this package -> one file that needs no server
+"""The page on which drones fly, one file: web/page.html + its program + policies and drones of this package -> web/fly.html
 
-`make fly` writes build/fly.html, `make docs` puts it into the site. The program is made from web/src by `make bundle` (npm) and kept in web/fly.js.
+`make bundle` makes the program web/fly.js from web/src (npm) and then the page, `make page` the page with new probes,
+`make fly` opens it.
 """
-import argparse, hashlib, json, os, shutil, subprocess
+import argparse
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +20,12 @@ from raptor_nb.policy import RaptorPolicy
 from raptor_nb.understand import r_squared, ridge, watch
 
 WEB = Path(__file__).resolve().parents[1] / "web"
-PROGRAM, LABELS = WEB / "fly.js", {"student": "ours", "published": "published"}
-SEED, SAMPLED, PROBED = 2026, 64, 384   # drones on the page and, after them, those that the probe learns from: none of them was trained on
+TEMPLATE, PROGRAM, PAGE = WEB / "page.html", WEB / "fly.js", WEB / "fly.html"
+LABELS = {"student": "ours", "published": "published"}
+SEED = 2026    # of the drones on the page, on which nobody trained
+SAMPLED = 64   # drones on the page
+PROBED = 384   # further drones, from which the probe learns
+LAST_DIGITS = 1e-6   # relative difference of numbers that another processor may give
 
 
 def rounded(values, digits=9):
@@ -25,42 +36,94 @@ def rounded(values, digits=9):
 
 
 def fit_probe(policy, drones):
-    "What `raptor_nb.understand` does, as numbers for the page: thrust-to-weight from the memory between 0.5 and 5 s, calm and in rough weather"
+    "Thrust-to-weight from the hidden state between 0.5 and 5 s, calm and disturbed: numbers for the page"
     inputs, truth, learn = [], [], []
     for i, (force, noise) in enumerate(((0., 0.), (.1, .01))):
-        film = watch(policy, [vary(d, force=force, observation_noise=noise, velocity_limit=False, max_position=.3, position_threshold=3.) for d in drones], np.arange(50, 501, 50), seed=7 + i)
+        conditions = dict(force=force, observation_noise=noise, velocity_limit=False,
+                          max_position=.3, position_threshold=3.)
+        film = watch(policy, [vary(d, **conditions) for d in drones], np.arange(50, 501, 50), seed=7 + i)
         keep, looks = film.alive, len(film.looks)
+        thrust_to_weight = np.array([d.thrust_to_weight for d in drones])
         inputs.append(film.memory[keep].reshape(-1, film.memory.shape[2]))
-        truth.append(np.repeat(np.array([d.thrust_to_weight for d in drones])[keep], looks)[:, None])
+        truth.append(np.repeat(thrust_to_weight[keep], looks)[:, None])
         learn.append(np.repeat((np.arange(len(drones)) % 3 > 0)[keep], looks))
     inputs, truth, learn = map(np.concatenate, (inputs, truth, learn))
     read = ridge(inputs[learn], truth[learn])
-    return dict(centre=read.centre.tolist(), spread=read.spread.tolist(), weights=read.weights[:, 0].tolist(), r2=float(r_squared(truth[~learn], read(inputs[~learn]))[0]))
+    return dict(centre=read.centre.tolist(), spread=read.spread.tolist(), weights=read.weights[:, 0].tolist(),
+                r2=float(r_squared(truth[~learn], read(inputs[~learn]))[0]))
 
 
-def page_data():
+def policies():
+    return {"student": RaptorPolicy.pretrained(), "published": RaptorPolicy.published()}
+
+
+def page_data(probe=None):
     "Both policies with their probes, the real drones, sampled ones, and what was trained on"
     fleet = sample_fleet(SAMPLED + PROBED, seed=SEED)
-    policies = {"student": RaptorPolicy.pretrained(), "published": RaptorPolicy.published()}
-    spoken = lambda p: {k: v.numpy().tolist() for k, v in p.state_dict().items()}
+    weights = lambda policy: {k: v.numpy().tolist() for k, v in policy.state_dict().items()}
+    about = lambda name, policy: dict(label=LABELS[name], weights=weights(policy),
+                                      probe=(probe or fit_probe)(policy, fleet[SAMPLED:]))
     ranges = {k: v for k, v in vars(DISTRIBUTIONS["published"]).items() if isinstance(v, tuple)}
-    return rounded(dict(policies={name: dict(label=LABELS[name], weights=spoken(p), probe=fit_probe(p, fleet[SAMPLED:])) for name, p in policies.items()},
-                        drones={name: dict(dynamics=d.to_dict()["dynamics"]) for name, d in real_drones().items()}, template="crazyflie",
-                        sampled=[dict(name=d.name, dynamics=d.to_dict()["dynamics"]) for d in fleet[:SAMPLED]], trained_on=ranges))
+    return rounded(dict(
+        policies={name: about(name, policy) for name, policy in policies().items()},
+        drones={name: dict(dynamics=d.to_dict()["dynamics"]) for name, d in real_drones().items()},
+        template="crazyflie",
+        sampled=[dict(name=d.name, dynamics=d.to_dict()["dynamics"]) for d in fleet[:SAMPLED]],
+        trained_on=ranges))
 
 
 def page(data, program):
     "One HTML file"
-    text = (WEB / "fly.html").read_text(encoding="utf-8")
-    return text.replace("/*data*/", json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")).replace("/*program*/", program)
+    data = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
+    return TEMPLATE.read_text(encoding="utf-8").replace("/*data*/", data).replace("/*program*/", program)
 
 
-def write_page(path):
+def data_of(text):
+    "What `page` was given"
+    return json.loads(re.search(r'<script id="data" type="application/json">(.*?)</script>', text)[1])
+
+
+def program():
     "Raises SystemExit where the program is not there"
-    if not PROGRAM.is_file(): raise SystemExit(f"{PROGRAM.relative_to(WEB.parent)} is missing: `make bundle` makes it where npm is at hand")
+    if PROGRAM.is_file(): return PROGRAM.read_text(encoding="utf-8")
+    raise SystemExit(f"{PROGRAM.relative_to(WEB.parent)} is missing: `make bundle` makes it where npm is at hand")
+
+
+def differing(a, b, name="data"):
+    "Names of the values in which two nested structures differ by more than the last digits"
+    if isinstance(a, dict) and isinstance(b, dict):
+        if a.keys() != b.keys(): return [name]
+        return [found for k in a for found in differing(a[k], b[k], f"{name}.{k}")]
+    if isinstance(a, list) and isinstance(b, list):
+        if len(a) != len(b): return [name]
+        return [found for i, (x, y) in enumerate(zip(a, b)) for found in differing(x, y, f"{name}[{i}]")]
+    if isinstance(a, float) or isinstance(b, float):
+        return [] if abs(a - b) <= LAST_DIGITS * max(abs(a), abs(b), 1e-9) else [name]
+    return [] if a == b else [name]
+
+
+def changed(data):
+    "Values that are not today's; the probes, which are fitted by flights, are taken as they are"
+    today = page_data(probe=lambda *_: None)
+    for name in today["policies"].keys() & data["policies"].keys():
+        today["policies"][name]["probe"] = data["policies"][name]["probe"]
+    return differing(data, today)
+
+
+def outdated(text):
+    "Parts of a page that are not today's"
+    data = data_of(text)
+    frame = [] if text == page(data, program()) else ["web/page.html or web/fly.js"]
+    return frame + changed(data)
+
+
+def write_page(path, refit=False):
+    "Today's page, with the probes of the page that is kept while its policies are today's. Raises SystemExit without a program"
+    data = data_of(PAGE.read_text(encoding="utf-8")) if PAGE.is_file() and not refit else None
+    text = page(page_data() if data is None or changed(data) else data, program())
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic(path) as temporary: Path(temporary).write_text(page(page_data(), PROGRAM.read_text(encoding="utf-8")), encoding="utf-8")
+    with atomic(path) as temporary: Path(temporary).write_text(text, encoding="utf-8")
     return path
 
 
@@ -72,26 +135,30 @@ def sources_hash():
 
 def bundle(out=PROGRAM):
     "web/src -> web/fly.js, with the licence of three.js and the hash of the sources in front"
-    if not shutil.which("npm"): raise SystemExit("the program of the page is bundled by npm, which is not here: install Node.js 20 or later")
+    if not shutil.which("npm"):
+        raise SystemExit("the program of the page is bundled by npm, which is not here: install Node.js 20 or later")
     if not (WEB / "node_modules/esbuild").is_dir():
         done = subprocess.run(["npm", "install", "--no-audit", "--no-fund"], cwd=WEB, capture_output=True, text=True)
-        if done.returncode: raise SystemExit(f"npm could not install three and esbuild: {(done.stderr.strip().splitlines() or ['it did not say why'])[-1]}")
+        last = (done.stderr.strip().splitlines() or ["it did not say why"])[-1]
+        if done.returncode: raise SystemExit(f"npm could not install three and esbuild: {last}")
     licence = (WEB / "node_modules/three/LICENSE").read_text().strip()
     raw = Path(out).with_suffix(".tmp.js")
-    done = subprocess.run(["npm", "run", "-s", "build", "--", f"--outfile={raw}"], cwd=WEB, capture_output=True, text=True)
+    build = ["npm", "run", "-s", "build", "--", f"--outfile={raw}"]
+    done = subprocess.run(build, cwd=WEB, capture_output=True, text=True)
     if done.returncode: raise SystemExit(f"esbuild did not bundle the page:\n{done.stderr}")
-    Path(out).write_text(f"/* made by `make bundle`; sources sha256 {sources_hash()}\n\nContains three.js:\n{licence}\n*/\n{raw.read_text(encoding='utf-8')}", encoding="utf-8")
+    head = f"/* made by `make bundle`; sources sha256 {sources_hash()}\n\nContains three.js:\n{licence}\n*/\n"
+    Path(out).write_text(head + raw.read_text(encoding="utf-8"), encoding="utf-8")
     raw.unlink()
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bundle", action="store_true", help="make web/fly.js from web/src")
-    parser.add_argument("--out", default="build/fly.html", help="where the page goes")
+    parser.add_argument("--bundle", action="store_true", help="first make web/fly.js from web/src")
     given = parser.parse_args()
     os.chdir(WEB.parent)
     if given.bundle: bundle()
-    else: print(f"the page is {write_page(given.out)}: open it in a browser")
+    write_page(PAGE, refit=not given.bundle)
+    print(f"the page is {PAGE.relative_to(WEB.parent)}: open it in a browser")
 
 
 if __name__ == "__main__": main()

@@ -40,10 +40,15 @@ make_venv() {
   name=python$(version_of "$python" | cut -d. -f1,2)
   "$python" -c 'import ensurepip, venv' 2>/dev/null || apt_install "$name-venv" ||
     fail "$python cannot make virtual environments: install the package $name-venv and try again"
-  has_headers "$python" || apt_install "$name-dev" ||
-    fail "the headers of $python are missing and l2f is compiled against them: install the package $name-dev and try again"
   say "making $venv with $python ($(version_of "$python"))"
   "$python" -m venv "$venv"
+}
+
+need_headers() {  # of the Python in .venv, which may be older than this set-up
+  local name
+  name=python$(version_of "$venv/bin/python" | cut -d. -f1,2)
+  has_headers "$venv/bin/python" || apt_install "$name-dev" ||
+    fail "the headers of $name are missing and l2f is compiled against them: install the package $name-dev and try again"
 }
 
 # l2f is compiled with -march=native: a wheel belongs to a Python and a kind of processor
@@ -95,6 +100,7 @@ main() {
   if command -v flock >/dev/null; then flock 9; finished "$key" && return; fi   # another one was at it
   [ -x $venv/bin/python ] && suits $venv/bin/python || { rm -rf $venv; log=/dev/null make_venv; }
   rm -f $stamp; : >"$log"; : >"$venv/l2f.log"
+  need_headers
   l2f=$(grep '^l2f==' requirements.lock)
   "$venv/bin/pip" install -q --disable-pip-version-check ${pip_args[@]+"${pip_args[@]}"} --upgrade pip==26.3 >>"$log" 2>&1 || fail "pip could not be brought up to date: see $log"
 

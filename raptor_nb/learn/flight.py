@@ -5,17 +5,18 @@
 # %% auto #0
 __all__ = ['REWARD', 'TENSORS', 'ROTORS', 'pack', 'join', 'Fleet', 'fleet_of', 'select', 'mul', 'add', 'matvec', 'State', 'cross',
            'rotate', 'accelerations', 'spin', 'rotor_stages', 'rotors', 'step', 'sample_state', 'where',
-           'rotation_matrix', 'observe', 'terminated', 'norm', 'costs', 'reward', 'from_simulator']
+           'rotation_matrix', 'observe', 'terminated', 'norm', 'costs', 'reward', 'fly', 'from_simulator']
 
 # %% ../../nbs/learn/flight.ipynb #fd1310e7
 import functools
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
-from ..drones import Drone
+from ..drones import Drone, vary
 
 # %% ../../nbs/learn/flight.ipynb #52eae52c
 def pack(*components, # tensors that broadcast to one shape (...)
@@ -316,6 +317,30 @@ def reward(state: State,      # (...) before the step
     cost = add(*(mul(w[name], c) for name, c in costs(state, action, next_state, fleet).items()))
     good = w["constant"] - mul(w["scale"], cost)
     return torch.where(terminated(next_state, fleet), torch.as_tensor(w["termination_penalty"]).to(good), good)
+
+# %% ../../nbs/learn/flight.ipynb #f1a70002
+@torch.no_grad()
+def fly(policy,               # RaptorPolicy: (D, 22), hidden state -> (D, 4) in -1..1, hidden state
+        drones: list,         # D drones
+        steps=500,            # of 0.01 s
+        seed=0,               # of the starts
+        velocity_limit=False, # True: a flight ends at the speed that its drone states, in l2f 2 m/s
+       ):                     # DataFrame, a row a drone: mass in kg, return, survived, steady_error in m
+    "Fly each drone once, in exact observations. Raises ValueError on an empty fleet"
+    if not velocity_limit: drones = [vary(d, velocity_limit=False) for d in drones]
+    fleet, half, hidden = fleet_of(drones), steps // 2, None
+    state = sample_state(fleet, 1, torch.Generator().manual_seed(seed))
+    alive, total, error = torch.ones(fleet.size, 1, dtype=torch.bool), 0., 0.
+    for t in range(steps):
+        action, hidden = policy(observe(state)[:, 0], hidden)
+        before, state = state, step(state, action[:, None], fleet)
+        total = total + torch.where(alive, reward(before, action[:, None], state, fleet), 0)
+        alive = alive & ~terminated(state, fleet)
+        if t >= half: error = error + norm(state.position) / (steps - half)
+    column = lambda x: x[:, 0].double().numpy()
+    table = {"mass": [d.mass for d in drones], "return": column(total), "survived": alive[:, 0].numpy(),
+             "steady_error": column(torch.where(alive, error, torch.nan))}
+    return pd.DataFrame(table, index=pd.Index([d.name for d in drones], name="drone"))
 
 # %% ../../nbs/learn/flight.ipynb #13607cc2
 def from_simulator(simulator,       # environment.Simulator of D lanes

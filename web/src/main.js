@@ -68,7 +68,7 @@ function fly(which) { // 'student', 'published' or 'both'
 
 // ---- what one can do to them --------------------------------------------------------------------------------------
 function eight(on) { world.eight(on); $('eight').setAttribute('aria-pressed', on); if (on) picture?.look(); }
-function pause(on) { app.paused = on; show(); $('pause').setAttribute('aria-pressed', on); $('pause').firstChild.textContent = on ? 'Go on' : 'Pause'; }
+function pause(on) { app.paused = on; show(); $('pause').setAttribute('aria-pressed', on); $('pause').firstChild.textContent = on ? 'Resume' : 'Pause'; }
 function slow(on) { app.speed = on ? 0.25 : 1; $('slow').setAttribute('aria-pressed', on); }
 function aim(target) { if (world.eightSince !== null) eight(false); world.target = target.map((x, i) => settle(x, i === 2 && picture ? [picture.floor + 0.05, 3] : [-3, 3])); show(); }
 function nudge(...by) { aim(world.goal()[0].map((x, i) => x + by[i])); }
@@ -99,7 +99,7 @@ function readout() {
   const about = world.flights[0].about, one = app.choice !== 'eight';
   $('truth').textContent = about.thrustToWeight.toFixed(2);
   $('row-truth').hidden = !one;
-  $('belief-title').textContent = one ? 'Thrust-to-weight as the memory believes (dashed: true)' : 'Thrust-to-weight: believed against true';
+  $('belief-title').textContent = one ? 'Thrust-to-weight read from the hidden state (dashed: true)' : 'Thrust-to-weight: read from the hidden state, against the true one';
   $('about').textContent = one ? `${about.mass < 1 ? `${(1000 * about.mass).toPrecision(3)} g` : `${about.mass.toPrecision(3)} kg`}, arm ${(100 * about.arm).toPrecision(3)} cm, torque-to-inertia ${about.torqueToInertia.toPrecision(3)} rad/s²${outside(about)}` : `eight of ${data.sampled.length} drones that no policy was trained on`;
   $('drawn').textContent = picture && picture.bodies[0].scale > 1.01 && one ? `drawn ${picture.bodies[0].scale.toFixed(1)} times its size` : '';
 }
