@@ -7,8 +7,9 @@ PROFILE ?= quick
 SLOW ?=
 NAME ?=
 LAB ?= runs/lab
+COMPLETE ?=
 
-.PHONY: help setup run foundation reports check test prepare readme bad-input docs fly page bundle lab bench tflite export-report clean
+.PHONY: help setup run foundation reports check test notebooks tools prepare readme bad-input docs fly page bundle lab bench tflite export-report clean
 help:      ## this list
 	@grep -hE '^[a-z-]+: .*##|^[a-z-]+:  *##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-13s %s\n", $$1, $$2}'
 	@printf '%s\n' '' '  variables:' \
@@ -18,7 +19,8 @@ help:      ## this list
 	  '  PROFILE=full   for make run: 1000 drones instead of 64' \
 	  '  NAME=quick     for make reports: which' \
 	  '  LAB=nbs        for make lab: the notebooks of the clone themselves instead of copies in runs/lab' \
-	  '  SLOW=1         for make test: the tests that take minutes as well'
+	  '  SLOW=1         for make test: the tests that take minutes as well' \
+  '  COMPLETE=1     for make test: those too, and what would be skipped because a tool is missing fails (make tools tflite)'
 
 setup:     ## .venv with the locked packages and a compiled l2f (the other targets do this first)
 	@PYTHON='$(PYTHON)' PIP_ARGS='$(PIP_ARGS)' tools/setup.sh
@@ -37,11 +39,17 @@ check: setup     ## seconds: the library is what the notebooks export, notebooks
 	@$(BIN)/python -m pytest -q -o addopts= --no-header tests/test_hygiene.py
 
 test: export OMP_NUM_THREADS := 1
-test: check      ## every notebook and every test, with coverage (at least 85 %)
+test: check      ## every lesson of the notebooks and every test against the library, with coverage (at least 85 %)
 	@rm -f .coverage .coverage.*
-	$(BIN)/nbdev_test --n_workers $(JOBS) --timing
-	$(BIN)/python -m pytest -q -n $(JOBS) $(if $(SLOW),-m 'slow or not slow') --ignore=tests/test_hygiene.py \
+	$(BIN)/python -m pytest -q -n $(JOBS) $(if $(SLOW)$(COMPLETE),-m 'slow or not slow') $(if $(COMPLETE),--no-skips) --ignore=tests/test_hygiene.py \
 	  --cov --cov-report=term --cov-fail-under=85
+
+notebooks: export OMP_NUM_THREADS := 1
+notebooks: setup ## every notebook by itself, as nbdev tests it: definitions and lessons in order
+	$(BIN)/nbdev_test --n_workers $(JOBS) --timing
+
+tools:           ## compilers, browser, emulator and whatever else the tests use, by apt-get (as root, or with sudo)
+	@tools/system.sh
 
 prepare: setup   ## after editing a notebook: export, clean, README, test
 	$(BIN)/nbdev_export

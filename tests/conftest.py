@@ -12,11 +12,36 @@ TITLES = dict(config="Settings and parameters", records="Files, checkpoints, dev
 def title(item): return TITLES.get(item.path.stem.removeprefix("test_")) # None: mistakes of whoever writes the documentation
 
 
-def pytest_addoption(parser): parser.addoption("--bad-input", metavar="FILE", help="write the table of bad inputs and their messages")
+def pytest_addoption(parser):
+    parser.addoption("--bad-input", metavar="FILE", help="write the table of bad inputs and their messages")
+    parser.addoption("--no-skips", action="store_true", help="a test that would be skipped fails, and says what is missing: for a machine that has everything")
 
 
 def pytest_configure(config):
     if config.getoption("--bad-input"): config.pluginmanager.register(Table(Path(config.getoption("--bad-input"))), "bad-input-table")
+    if config.getoption("--no-skips"): config.pluginmanager.register(NoSkips(), "no-skips")
+
+
+class NoSkips:
+    "What is skipped, a test or a whole file, fails with the reason that it gave; an expected failure stays what it is"
+
+    def judge(self, report, name):
+        if not report.skipped or hasattr(report, "wasxfail"): return
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        report.outcome = "failed"
+        report.longrepr = f"{name} was not run, and --no-skips lets nothing be left out: {reason.removeprefix('Skipped: ')}"
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_runtest_makereport(self, item):
+        report = yield
+        self.judge(report, item.nodeid)
+        return report
+
+    @pytest.hookimpl(wrapper=True, tryfirst=True)
+    def pytest_make_collect_report(self, collector):
+        report = yield
+        self.judge(report, collector.nodeid)
+        return report
 
 
 class Table:

@@ -1,7 +1,7 @@
 """Run the lessons of a notebook, the cells that are not exported, against the exported module: python tests/lessons.py NOTEBOOK
 
-nbdev_test runs a notebook whole, so what it exercises are the definitions in the notebook. Here the same lessons exercise
-raptor_nb/*.py, which is what people import, and coverage sees it.
+nbdev_test (`make notebooks`) runs a notebook whole, so what it exercises are the definitions in the notebook. Here the same
+lessons exercise raptor_nb/*.py, which is what people import, and coverage sees it. A notebook that exports nothing runs whole.
 """
 import importlib, re, sys
 from pathlib import Path
@@ -17,8 +17,14 @@ def module_of(notebook):
     return name and f"raptor_nb.{name[1]}"
 
 
+def run(notebook, skip_flags):
+    passed, _ = nbdev.test.test_nb(notebook, skip_flags=skip_flags, basepath=ROOT)
+    return 0 if passed else 1
+
+
 def main(notebook):
-    module = importlib.import_module(module_of(notebook))
+    if not (name := module_of(notebook)): return run(notebook, ["notest"])
+    module = importlib.import_module(name)
 
     class Shell(nbdev.test.CaptureShell):
         "nbdev's shell, in which the module's names are known already"
@@ -27,8 +33,7 @@ def main(notebook):
             self.user_ns.update({k: v for k, v in vars(module).items() if not k.startswith("__")})
 
     nbdev.test.CaptureShell = Shell
-    passed, _ = nbdev.test.test_nb(notebook, skip_flags=["notest", "export", "exporti", "exports"], basepath=ROOT)
-    return 0 if passed else 1
+    return run(notebook, ["notest", "export", "exporti", "exports"])
 
 
 if __name__ == "__main__": sys.exit(main(Path(sys.argv[1]).resolve()))

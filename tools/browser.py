@@ -3,7 +3,9 @@ import shutil
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 DRIVER = shutil.which("chromedriver")
-WORDS = "--headless=new --no-sandbox --disable-dev-shm-usage --use-angle=swiftshader --enable-unsafe-swiftshader --hide-scrollbars".split()
+WORDS = ["--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--hide-scrollbars",
+         "--use-angle=swiftshader", "--enable-unsafe-swiftshader",   # WebGL in software
+         "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-quic"]   # it calls nobody
 
 
 def missing():

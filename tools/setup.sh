@@ -26,10 +26,10 @@ find_python() {
   fail "Python 3.11 or 3.12 is needed${seen:-, and none was found}: install python3.11, or name one with make PYTHON=/path/to/python3.11"
 }
 
-apt_install() {  # names of Debian packages; only where that is possible without asking
+apt_install() {  # names of Debian packages; only as root, so that nobody's machine is changed without being asked
   [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null || return 1
   say "installing $* with apt-get"
-  { apt-get install -y -qq "$@" || { apt-get update -qq && apt-get install -y -qq "$@"; }; } >>"$log" 2>&1
+  tools/system.sh "$@" >>"$log" 2>&1
 }
 
 has_headers() { "$1" -c 'import sysconfig, pathlib, sys; sys.exit(not pathlib.Path(sysconfig.get_path("include"), "Python.h").exists())'; }
