@@ -20,7 +20,7 @@ help:      ## this list
 	  '  NAME=quick     for make reports: which' \
 	  '  LAB=nbs        for make lab: the notebooks of the clone themselves instead of copies in runs/lab' \
 	  '  SLOW=1         for make test: the tests that take minutes as well' \
-  '  COMPLETE=1     for make test: those too, and what would be skipped because a tool is missing fails (make tools tflite)'
+	  '  COMPLETE=1     for make test: those too, and what would be skipped because a tool is missing fails (make tools tflite)'
 
 setup:     ## .venv with the locked packages and a compiled l2f (the other targets do this first)
 	@PYTHON='$(PYTHON)' PIP_ARGS='$(PIP_ARGS)' tools/setup.sh
