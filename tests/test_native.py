@@ -225,7 +225,7 @@ def test_small_operations_leave_the_threads_to_the_native_engine():
     class Library:
         ranges = []
         def run(self, task, first, last): self.ranges.append((first, last))
-    task = native.SequenceTask()
+    task = native.ImitationGradients()
     try:
         torch.set_num_threads(2)
         with native.small_operations():
@@ -303,7 +303,7 @@ def test_bad_input(make, message):
 
 def test_missing_compiler(elsewhere, monkeypatch):
     monkeypatch.setattr(native, "compiler", lambda: None)
-    with pytest.raises(native.NativeError, match="the native engine needs a C\\+\\+ compiler: install clang or g\\+\\+, or choose apg.engine: compiled"): native.library()
+    with pytest.raises(native.NativeError, match="the native engine needs a C\\+\\+ compiler: install clang or g\\+\\+, or choose apg.engine: compiled"): native.library("apg")
     auto = load_config("default").apg
     assert auto.engine == "auto" and not native.available() and apg.choose_engine(auto, 1) is apg.plain
     student, g = student_of(), torch.Generator().manual_seed(0)
@@ -322,32 +322,44 @@ def test_a_named_compiler_is_the_one(monkeypatch, tmp_path):
 
 @needs_compiler
 def test_source_that_cannot_be_compiled_is_a_sentence(elsewhere, monkeypatch, tmp_path):
-    broken = tmp_path / "native.cpp"
+    broken = tmp_path / "apg.cpp"
     broken.write_text("int lanes() { return sixteen; }\n")
-    monkeypatch.setattr(native, "source", lambda name="native": broken)
-    with pytest.raises(native.NativeError, match=r"could not compile .*native\.cpp: .*sixteen|could not compile .*native\.cpp: .*native\.cpp"): native.library()
+    monkeypatch.setattr(native, "source", lambda name: broken)
+    with pytest.raises(native.NativeError, match=r"could not compile .*apg\.cpp: .*(sixteen|apg\.cpp)"): native.library("apg")
     assert not native.available() and not list(elsewhere.glob("*.so")) and not list(elsewhere.glob("*tmp*")), "nothing is left behind"
 
 
 @needs_compiler
 def test_a_library_of_another_width_is_refused(elsewhere, monkeypatch, tmp_path):
-    other = tmp_path / "native.cpp"
+    other = tmp_path / "apg.cpp"
     other.write_text('extern "C" int lanes() { return 8; }\n')
-    monkeypatch.setattr(native, "source", lambda name="native": other)
-    with pytest.raises(native.NativeError, match="was compiled for 8 flights side by side, not 16"): native.library()
+    monkeypatch.setattr(native, "source", lambda name: other)
+    with pytest.raises(native.NativeError, match="was compiled for 8 flights side by side, not 16"): native.library("apg")
     assert not native.available()
 
 
 @needs_compiler
 def test_it_is_compiled_once(elsewhere, monkeypatch, tmp_path):
-    text = tmp_path / "native.cpp"
+    text = tmp_path / "sac.cpp"
     text.write_text('extern "C" int lanes() { return 16; }\n')
-    monkeypatch.setattr(native, "source", lambda name="native": text)
-    first = native.build()
+    monkeypatch.setattr(native, "source", lambda name: text)
+    first = native.build("sac")
     made = first.stat().st_mtime_ns
-    assert native.build() == first and first.stat().st_mtime_ns == made
+    assert native.build("sac") == first and first.stat().st_mtime_ns == made
     text.write_text('extern "C" int lanes() { return 8 + 8; }\n')
-    assert native.build() != first, "another source, another library"
+    second = native.build("sac")
+    assert second != first, "another source, another library"
+    (tmp_path / "nn.h").write_text("// a header\n")
+    assert native.build("sac") not in (first, second), "another header, another library"
+
+
+@needs_compiler
+def test_a_structure_whose_fields_differ_is_refused(elsewhere, monkeypatch, tmp_path):
+    file = tmp_path / "sac.cpp"
+    file.write_text('extern "C" int lanes() { return 16; }\nextern "C" int size_of_SacTask() { return 8; }\n')
+    monkeypatch.setattr(native, "source", lambda name: file)
+    from raptor_nb.learn import sac_native  # noqa: F401
+    with pytest.raises(native.NativeError, match="SacTask has 8 bytes in .*sac.cpp and .* in Python"): native.library("sac")
 
 
 @pytest.mark.parametrize("changes, native_too", [({}, True), (dict(environments=24), False), (dict(hidden_dim=40), False), (dict(engine="plain"), False)])
@@ -363,7 +375,7 @@ def test_gcc_gives_the_same_numbers_without_a_warning(elsewhere, monkeypatch):
     monkeypatch.setattr(native, "FLAGS", [*native.FLAGS, "-Wall", "-Wextra", "-Werror", "-Wno-psabi"])
     native.library.cache_clear()
     got = numbers()
-    assert list(elsewhere.glob("native-*.so")) and len(got) == len(wanted)
+    assert list(elsewhere.glob("student-*.so")) and len(got) == len(wanted)
     for a, b in zip(got, wanted): close(a, b, 1e-2)
 
 

@@ -22,7 +22,7 @@ def wheel(tmp_path_factory):
 
 def test_wheel_holds_what_flies_and_no_more(wheel):
     names = zipfile.ZipFile(wheel).namelist()
-    for needed in ("raptor_nb/weights/student.safetensors", "raptor_nb/registry/crazyflie.json", "raptor_nb/configs/default.yaml", "raptor_nb/learn/native.cpp"): assert needed in names
+    for needed in ("raptor_nb/weights/student.safetensors", "raptor_nb/registry/crazyflie.json", "raptor_nb/configs/default.yaml", "raptor_nb/native/student.cpp", "raptor_nb/native/simd.h"): assert needed in names
     assert {name.split("/")[0] for name in names} == {"raptor_nb", re.match(r"[^-]+-[^-]+", wheel.name)[0] + ".dist-info"}
     notebooks = {p.relative_to(ROOT / "nbs").as_posix() for p in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts}
     assert {name.removeprefix("raptor_nb/notebooks/") for name in names if name.endswith(".ipynb")} == notebooks

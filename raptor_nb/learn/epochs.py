@@ -67,7 +67,7 @@ def record(n,           # flights
     return Flights(*(memory[a:a + size].view(kind).view(shape) for a, size, (shape, kind) in zip(starts, sizes, kinds)))
 
 # %% ../../nbs/learn/epochs.ipynb #ee0efe5f
-_Teach = native.structure('TeachTask', 'flights steps width obs hidden'.split(), f'{native.ACTOR} rows force length action')
+_Teach = native.structure('epochs', 'TeachTask', 'flights steps width obs hidden', f'{native.ACTOR} rows force length action')
 
 def _fast(teachers: Teachers): return native.available() and teachers.activation == 'tanh' and teachers.hidden_dim % native.LANES == 0 and teachers.hidden_dim <= 256
 
@@ -87,7 +87,7 @@ def teach(teachers: Teachers, # D teachers
     flights.label.copy_(teachers(seen.reshape(D, -1, teachers.obs_dim)).view(L, T, 4))
 
 # %% ../../nbs/learn/epochs.ipynb #409ba7a8
-_Pilot = native.structure('PilotTask', 'lanes step steps width hidden'.split(), f'{native.STUDENT} seen speeds memory action rows')
+_Pilot = native.structure('epochs', 'PilotTask', 'lanes step steps width hidden', f'{native.STUDENT} seen speeds memory action rows')
 
 class StudentPilot:
     "The student flies n lanes"
@@ -330,7 +330,7 @@ def one_thread():
     finally: torch.set_num_threads(before)
 
 # %% ../../nbs/learn/epochs.ipynb #8d4c0a30
-_Chain = native.structure('ChainTask', 'steps width flight_steps'.split(), 'rows label shift where begins observation action reset')
+_Chain = native.structure('epochs', 'ChainTask', 'steps width flight_steps', 'rows label shift where begins observation action reset')
 
 def sequences(flights: Flights,
               shift: Tensor,  # (L, 3) m, subtracted from the position

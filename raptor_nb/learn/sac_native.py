@@ -56,7 +56,7 @@ def unflat(rows, # (N, size)
     return [from_panels(w1, PANEL, shapes[0]), b1.view(shapes[1]), from_panels(w2, hidden, shapes[2]), b2.view(shapes[3]), last, b3[:, None, :shapes[5][2]]]
 
 # %% ../../nbs/learn/sac_native.ipynb #761171b5
-_Task = native.structure("SacTask", "batch actor_batch obs actor_hidden critic_hidden width capacity with_actor size".split(),
+_Task = native.structure("sac", "SacTask", "batch actor_batch obs actor_hidden critic_hidden width capacity with_actor size",
                           "rows share following policy critic critic_m critic_v target actor actor_m actor_v temperature sums observation explore action",
                           [(name, ctypes.c_float) for name in "gamma tau target_entropy critic_rate critic_root actor_rate actor_root temperature_rate".split()])
 

@@ -1,0 +1,259 @@
+// Layers and networks: forward above, backward below. Weights are (inputs, outputs); an activation is one V a unit,
+// which holds the values of sixteen flights. Gradients: `d` in front of a name, as in `dout`; what a function adds to
+// says so.
+#pragma once
+#include "simd.h"
+
+namespace {
+
+// ---------------------------------------------------------------- dense layer
+template <int B> inline void dense_tile(const float* w, const float* bias, int inputs, int outputs, const V* inp, V* out) {
+    V sums[B];
+    for (int j = 0; j < B; j++) sums[j] = bias ? all(bias[j]) : V{};
+    for (int k = 0; k < inputs; k++) {
+        const V x = inp[k];
+        const float* row = w + k * outputs;
+        for (int j = 0; j < B; j++) sums[j] += row[j] * x;
+    }
+    for (int j = 0; j < B; j++) out[j] = sums[j];
+}
+// out (outputs) = bias + inp (inputs) w; outputs is a multiple of 4
+inline void dense_forward(const float* w, const float* bias, int inputs, int outputs, const V* inp, V* out) {
+    int j = 0;
+    for (; j + 16 <= outputs; j += 16) dense_tile<16>(w + j, bias ? bias + j : nullptr, inputs, outputs, inp, out + j);
+    for (; j + 4 <= outputs; j += 4) dense_tile<4>(w + j, bias ? bias + j : nullptr, inputs, outputs, inp, out + j);
+}
+
+template <int B> inline void dense_backward_tile(const float* w, int outputs, const V* dout, V* dinp) {
+    V sums[B] = {};
+    for (int j = 0; j < outputs; j++) {
+        const V d = dout[j];
+        for (int k = 0; k < B; k++) sums[k] += w[k * outputs + j] * d;
+    }
+    for (int k = 0; k < B; k++) dinp[k] = sums[k];
+}
+// dinp (inputs) = dout (outputs) w^T
+inline void dense_backward(const float* w, int inputs, int outputs, const V* dout, V* dinp) {
+    int k = 0;
+    for (; k + 8 <= inputs; k += 8) dense_backward_tile<8>(w + k * outputs, outputs, dout, dinp + k);
+    for (; k < inputs; k++) dense_backward_tile<1>(w + k * outputs, outputs, dout, dinp + k);
+}
+
+// dweight[k..k+B][C registers] += inp^T dout; doutT: dout transposed, 16 rows (one a flight) a register
+template <int B, int C> inline void dense_dweight_tile(const V* inp, const V* doutT, float* dweight, int outputs) {
+    V sums[B][C];
+    for (int k = 0; k < B; k++)
+        for (int c = 0; c < C; c++) sums[k][c] = load(dweight + k * outputs + c * LANES);
+    for (int l = 0; l < LANES; l++)
+        for (int k = 0; k < B; k++) {
+            const float x = inp[k][l];
+            for (int c = 0; c < C; c++) sums[k][c] += x * doutT[c * LANES + l];
+        }
+    for (int k = 0; k < B; k++)
+        for (int c = 0; c < C; c++) store(dweight + k * outputs + c * LANES, sums[k][c]);
+}
+template <int C> inline void dense_dweight_columns(const V* inp, const V* doutT, int inputs, int outputs, float* dweight) {
+    int k = 0;
+    for (; k + 4 <= inputs; k += 4) dense_dweight_tile<4, C>(inp + k, doutT, dweight + k * outputs, outputs);
+    for (; k < inputs; k++) dense_dweight_tile<1, C>(inp + k, doutT, dweight + k * outputs, outputs);
+}
+// dweight (inputs, outputs) += inp^T dout, summed over the flights; outputs is a multiple of 16
+inline void dense_dweight(const V* inp, const V* doutT, int inputs, int outputs, float* dweight) {
+    int c = 0;
+    for (; c + 4 * LANES <= outputs; c += 4 * LANES) dense_dweight_columns<4>(inp, doutT + c, inputs, outputs, dweight + c);
+    for (; c + 2 * LANES <= outputs; c += 2 * LANES) dense_dweight_columns<2>(inp, doutT + c, inputs, outputs, dweight + c);
+    for (; c + LANES <= outputs; c += LANES) dense_dweight_columns<1>(inp, doutT + c, inputs, outputs, dweight + c);
+}
+inline void transpose_all(const V* in, int count, V* out) {  // count: a multiple of 16
+    for (int i = 0; i < count; i += LANES) transpose(in + i, out + i);
+}
+
+// ---------------------------------------------------------------- teacher: two hidden layers, tanh at the end
+constexpr int MAX_OBS = 32, MAX_HIDDEN = 256;
+struct Actor {
+    const float *w1, *b1, *w2, *b2, *w3, *b3;
+    int obs, hidden;
+    bool rectified = false;  // hidden layers: ReLU instead of tanh
+};
+// of a stack (D, ...) of actors the one of this drone
+inline Actor actor_of(Actor stack, int drone) {
+    const size_t D = drone, O = stack.obs, H = stack.hidden;
+    return {stack.w1 + D * O * H, stack.b1 + D * H, stack.w2 + D * H * H, stack.b2 + D * H,
+            stack.w3 + D * H * 4, stack.b3 + D * 4, stack.obs, stack.hidden, stack.rectified};
+}
+inline void actor_forward(const Actor& a, const V* obs, V* h1, V* h2, V* action) {
+    dense_forward(a.w1, a.b1, a.obs, a.hidden, obs, h1);
+    for (int i = 0; i < a.hidden; i++) h1[i] = a.rectified ? relu(h1[i]) : tanh(h1[i]);
+    dense_forward(a.w2, a.b2, a.hidden, a.hidden, h1, h2);
+    for (int i = 0; i < a.hidden; i++) h2[i] = a.rectified ? relu(h2[i]) : tanh(h2[i]);
+    dense_forward(a.w3, a.b3, a.hidden, 4, h2, action);
+    for (int i = 0; i < 4; i++) action[i] = tanh(action[i]);
+}
+
+// Gradients of a tanh actor, summed over steps. Matrices are summed where they belong, vectors a flight in `V`s.
+struct ActorGradients {
+    int O, H;
+    float *dw1, *dw2;            // (obs, hidden), (hidden, hidden): added to
+    V *dw3, *db1, *db2, *db3;    // (hidden, 4), (hidden), (hidden), (4): added to
+    V *d1T, *d2T;                // (hidden) each, of one step
+    static size_t scratch_size(int hidden) { return (size_t)8 * hidden + 4; }
+    static constexpr int ARRAYS = 6;
+
+    ActorGradients(int obs, int hidden, float* dw1, float* dw2, Scratch& from) : O(obs), H(hidden), dw1(dw1), dw2(dw2) {
+        std::memset(dw1, 0, sizeof(float) * O * H);
+        std::memset(dw2, 0, sizeof(float) * H * H);
+        dw3 = from.zeros(4 * H);
+        db1 = from.zeros(H);
+        db2 = from.zeros(H);
+        db3 = from.zeros(4);
+        d1T = from.take(H);
+        d2T = from.take(H);
+    }
+    // daction (4) -> dobs (obs)
+    void backward(const Actor& a, const V* obs, const V* h1, const V* h2, const V* action, const V* daction, V* dobs) {
+        V d3[4], d2[MAX_HIDDEN], d1[MAX_HIDDEN];
+        for (int i = 0; i < 4; i++) {
+            d3[i] = daction[i] * (1.f - action[i] * action[i]);
+            db3[i] += d3[i];
+        }
+        dense_backward(a.w3, H, 4, d3, d2);
+        for (int i = 0; i < H; i++) {
+            for (int j = 0; j < 4; j++) dw3[4 * i + j] += h2[i] * d3[j];
+            d2[i] *= 1.f - h2[i] * h2[i];
+            db2[i] += d2[i];
+        }
+        dense_backward(a.w2, H, H, d2, d1);
+        for (int i = 0; i < H; i++) {
+            d1[i] *= 1.f - h1[i] * h1[i];
+            db1[i] += d1[i];
+        }
+        dense_backward(a.w1, O, H, d1, dobs);
+        transpose_all(d1, H, d1T);
+        transpose_all(d2, H, d2T);
+        dense_dweight(obs, d1T, O, H, dw1);
+        dense_dweight(h1, d2T, H, H, dw2);
+    }
+};
+
+// ---------------------------------------------------------------- student: dense + ReLU, GRU, dense
+constexpr int STUDENT_OBS = 22, MAX_STUDENT = 64;
+struct Student {  // gates in the order r, z, n, as torch has them
+    const float *in_w, *in_b, *wi, *bi, *wh, *bh, *out_w, *out_b, *h0;
+    int hidden;
+    static size_t count(int H) {  // parameters, with h0
+        return (size_t)STUDENT_OBS * H + H + 2 * ((size_t)H * 3 * H + 3 * H) + 4 * H + 4 + H;
+    }
+};
+struct GruStep { V *y, *r, *z, *n, *hn, *h; };  // (hidden) each: after the first layer, gates, hidden part of n, new state
+constexpr int GRU_STEP = 6;
+inline GruStep gru_step_at(V* base, int H) {
+    return {base, base + H, base + 2 * H, base + 3 * H, base + 4 * H, base + 5 * H};
+}
+// h' = n + z (h - n), n = tanh(i_n + r h_n): torch's convention
+inline void student_forward(const Student& s, const V* obs, const V* before, const GruStep& m, V* action) {
+    const int H = s.hidden;
+    V gi[3 * MAX_STUDENT], gh[3 * MAX_STUDENT];
+    dense_forward(s.in_w, s.in_b, STUDENT_OBS, H, obs, m.y);
+    for (int i = 0; i < H; i++) m.y[i] = relu(m.y[i]);
+    dense_forward(s.wi, s.bi, H, 3 * H, m.y, gi);
+    dense_forward(s.wh, s.bh, H, 3 * H, before, gh);
+    for (int i = 0; i < H; i++) {
+        m.r[i] = sigmoid(gi[i] + gh[i]);
+        m.z[i] = sigmoid(gi[H + i] + gh[H + i]);
+        m.hn[i] = gh[2 * H + i];
+        m.n[i] = tanh(gi[2 * H + i] + m.r[i] * m.hn[i]);
+        m.h[i] = m.n[i] + m.z[i] * (before[i] - m.n[i]);
+    }
+    dense_forward(s.out_w, s.out_b, H, 4, m.h, action);
+}
+
+// Gradients of the student, gathered over a sequence from its last step to its first
+struct StudentGradients {
+    int H, G;
+    float *in_w, *in_b, *wi, *bi, *wh, *bh, *out_w, *out_b, *h0;  // results, one after the other
+    V *din_b, *dbi, *dbh, *dout_w, *dout_b, *dh0;                 // sums a flight
+    V *di, *dh, *diT, *dhT, *dyT;                                 // of one step: both sides of the gates
+    V *dy, *dbefore;                                              // of one step: before the first ReLU; before the GRU
+    V* dhidden;                                                   // (hidden) by the hidden state, from step to step
+    static size_t scratch_size(int H) { return (size_t)32 * H + 64; }
+    static constexpr int ARRAYS = 14;
+
+    StudentGradients(int hidden, float* out, Scratch& from) : H(hidden), G(3 * hidden) {
+        std::memset(out, 0, Student::count(H) * sizeof(float));
+        in_w = out;
+        in_b = in_w + STUDENT_OBS * H;
+        wi = in_b + H;
+        bi = wi + H * G;
+        wh = bi + G;
+        bh = wh + H * G;
+        out_w = bh + G;
+        out_b = out_w + 4 * H;
+        h0 = out_b + 4;
+        for (V** p : {&din_b, &dh0, &dhidden}) *p = from.zeros(H);
+        for (V** p : {&dbi, &dbh}) *p = from.zeros(G);
+        dout_w = from.zeros(4 * H);
+        dout_b = from.zeros(4);
+        for (V** p : {&dy, &dyT, &dbefore}) *p = from.take(H);
+        for (V** p : {&di, &dh, &diT, &dhT}) *p = from.take(G);
+    }
+    // daction (4) of this step; afterwards `dy` and `dhidden` are those of this step
+    void backward(const Student& s, const GruStep& m, const V* before, const V* obs, const V* daction) {
+        for (int i = 0; i < 4; i++) dout_b[i] += daction[i];
+        dense_backward(s.out_w, H, 4, daction, dbefore);
+        for (int i = 0; i < H; i++) {
+            for (int j = 0; j < 4; j++) dout_w[4 * i + j] += m.h[i] * daction[j];
+            gates_backward(m, before, i);
+        }
+        for (int i = 0; i < G; i++) {
+            dbi[i] += di[i];
+            dbh[i] += dh[i];
+        }
+        transpose_all(di, G, diT);
+        transpose_all(dh, G, dhT);
+        dense_backward(s.wh, H, G, dh, dbefore);
+        dense_backward(s.wi, H, G, di, dy);
+        for (int i = 0; i < H; i++) {
+            dhidden[i] += dbefore[i];
+            dy[i] = m.y[i] > 0 ? dy[i] : V{};
+            din_b[i] += dy[i];
+        }
+        transpose_all(dy, H, dyT);
+        dense_dweight(m.y, diT, H, G, wi);
+        dense_dweight(before, dhT, H, G, wh);
+        dense_dweight(obs, dyT, STUDENT_OBS, H, in_w);
+    }
+    void gates_backward(const GruStep& m, const V* before, int i) {
+        const V d = dhidden[i] + dbefore[i], r = m.r[i], z = m.z[i], n = m.n[i];
+        const V dn = d * (1.f - z) * (1.f - n * n);
+        const V dz = d * (before[i] - n) * z * (1.f - z);
+        const V dr = dn * m.hn[i] * r * (1.f - r);
+        di[i] = dh[i] = dr;
+        di[H + i] = dh[H + i] = dz;
+        di[2 * H + i] = dn;
+        dh[2 * H + i] = dn * r;
+        dhidden[i] = d * z;
+    }
+    void flight_began(I began) {  // what the first step of a flight asks of its hidden state is asked of h0
+        for (int i = 0; i < H; i++) {
+            dh0[i] += began ? dhidden[i] : V{};
+            dhidden[i] = began ? V{} : dhidden[i];
+        }
+    }
+    void flight_ended(I ended) {  // the hidden state after the last step of a flight goes nowhere
+        for (int i = 0; i < H; i++) dhidden[i] = ended ? V{} : dhidden[i];
+    }
+    void finish() {
+        for (int i = 0; i < H; i++) {
+            in_b[i] = sum(din_b[i]);
+            h0[i] = sum(dh0[i]);
+        }
+        for (int i = 0; i < G; i++) {
+            bi[i] = sum(dbi[i]);
+            bh[i] = sum(dbh[i]);
+        }
+        for (int i = 0; i < 4 * H; i++) out_w[i] = sum(dout_w[i]);
+        for (int i = 0; i < 4; i++) out_b[i] = sum(dout_b[i]);
+    }
+};
+
+}  // namespace

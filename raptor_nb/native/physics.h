@@ -1,0 +1,347 @@
+// l2f's physics, observation and cost: forward above, backward below (nbs/learn/flight.ipynb, where the same is
+// written in torch). SI units, FLU frames, quaternions w, x, y, z. A gradient has the type of what it is a gradient by.
+#pragma once
+#include "simd.h"
+
+namespace {
+
+// ---------------------------------------------------------------- vectors and quaternions
+struct V3 { V x, y, z; };
+struct V4 { V w, x, y, z; };
+inline V3 operator+(V3 a, V3 b) { return {a.x + b.x, a.y + b.y, a.z + b.z}; }
+inline V3 operator-(V3 a, V3 b) { return {a.x - b.x, a.y - b.y, a.z - b.z}; }
+inline V3 operator*(V s, V3 a) { return {s * a.x, s * a.y, s * a.z}; }
+inline V3 operator*(float s, V3 a) { return {s * a.x, s * a.y, s * a.z}; }
+inline V4 operator+(V4 a, V4 b) { return {a.w + b.w, a.x + b.x, a.y + b.y, a.z + b.z}; }
+inline V4 operator*(float s, V4 a) { return {s * a.w, s * a.x, s * a.y, s * a.z}; }
+inline V4 operator*(V s, V4 a) { return {s * a.w, s * a.x, s * a.y, s * a.z}; }
+inline V dot(V3 a, V3 b) { return a.x * b.x + a.y * b.y + a.z * b.z; }
+inline V dot(V4 a, V4 b) { return a.w * b.w + a.x * b.x + a.y * b.y + a.z * b.z; }
+inline V3 cross(V3 a, V3 b) { return {a.y * b.z - a.z * b.y, a.z * b.x - a.x * b.z, a.x * b.y - a.y * b.x}; }
+inline V3 vector_part(V4 q) { return {q.x, q.y, q.z}; }
+
+inline V3 matvec(const float* m, V3 v) {  // m: (3, 3)
+    return {m[0] * v.x + m[1] * v.y + m[2] * v.z,
+            m[3] * v.x + m[4] * v.y + m[5] * v.z,
+            m[6] * v.x + m[7] * v.y + m[8] * v.z};
+}
+inline V3 matvec_transposed(const float* m, V3 v) {
+    return {m[0] * v.x + m[3] * v.y + m[6] * v.z,
+            m[1] * v.x + m[4] * v.y + m[7] * v.z,
+            m[2] * v.x + m[5] * v.y + m[8] * v.z};
+}
+inline V3 matvec34(const float* m, const V* t) {  // m: (3, 4)
+    return {m[0] * t[0] + m[1] * t[1] + m[2] * t[2] + m[3] * t[3],
+            m[4] * t[0] + m[5] * t[1] + m[6] * t[2] + m[7] * t[3],
+            m[8] * t[0] + m[9] * t[1] + m[10] * t[2] + m[11] * t[3]};
+}
+inline V3 rotate(V4 q, V3 v) {
+    V3 u = vector_part(q);
+    V3 t = 2.f * cross(u, v);
+    return v + q.w * t + cross(u, t);
+}
+inline V4 quaternion_derivative(V4 q, V3 omega) {  // half the product of q and (0, omega)
+    V a = .5f * omega.x, b = .5f * omega.y, c = .5f * omega.z;
+    return {-(q.x * a + q.y * b + q.z * c),
+            q.w * a + q.y * c - q.z * b,
+            q.w * b + q.z * a - q.x * c,
+            q.w * c + q.x * b - q.y * a};
+}
+inline void rotation_matrix(V4 q, V* r) {  // (3, 3), row-major
+    r[0] = 1.f - 2.f * (q.y * q.y + q.z * q.z);
+    r[1] = 2.f * (q.x * q.y - q.w * q.z);
+    r[2] = 2.f * (q.x * q.z + q.w * q.y);
+    r[3] = 2.f * (q.x * q.y + q.w * q.z);
+    r[4] = 1.f - 2.f * (q.x * q.x + q.z * q.z);
+    r[5] = 2.f * (q.y * q.z - q.w * q.x);
+    r[6] = 2.f * (q.x * q.z - q.w * q.y);
+    r[7] = 2.f * (q.y * q.z + q.w * q.x);
+    r[8] = 1.f - 2.f * (q.x * q.x + q.y * q.y);
+}
+inline V4 rotation_matrix_backward(V4 q, const V* dr) {
+    const V* g = dr;
+    return {2.f * (-q.z * g[1] + q.y * g[2] + q.z * g[3] - q.x * g[5] - q.y * g[6] + q.x * g[7]),
+            2.f * (q.y * (g[1] + g[3]) + q.z * (g[2] + g[6]) - 2.f * q.x * (g[4] + g[8]) - q.w * g[5] + q.w * g[7]),
+            2.f * (-2.f * q.y * (g[0] + g[8]) + q.x * (g[1] + g[3]) + q.w * g[2] + q.z * (g[5] + g[7]) - q.w * g[6]),
+            2.f * (-2.f * q.z * (g[0] + g[4]) - q.w * g[1] + q.x * (g[2] + g[6]) + q.w * g[3] + q.y * (g[5] + g[7]))};
+}
+
+// ---------------------------------------------------------------- drone and state
+struct Drone {  // a row of `native.table`, in this order
+    float force_map[12], torque_map[12];  // (3, 4): thrust of the rotors -> force, torque, body frame
+    float curve[12];                      // (4, 3): thrust of a rotor = c0 + c1 w + c2 w^2
+    float rising[4], falling[4];          // s
+    float mass, gravity[3];               // kg, m/s^2
+    float inertia[9], inertia_inv[9];
+    float rotor_min, rotor_max, dt;       // s
+    float limits[3];                      // of position (m), velocity (m/s), angular velocity (rad/s)
+};
+static_assert(sizeof(Drone) == 72 * sizeof(float), "a drone is 72 numbers");
+inline float weight(const Drone& d) {  // N
+    const float* g = d.gravity;
+    return std::sqrt(g[0] * g[0] + g[1] * g[1] + g[2] * g[2]) * d.mass;
+}
+
+constexpr int STATE = 21;
+struct State {
+    V3 p;        // m
+    V4 q;
+    V3 v;        // m/s, world
+    V3 omega;    // rad/s, body
+    V rotor[4];  // speeds
+    V action[4]; // the previous one
+};
+static_assert(sizeof(State) == STATE * sizeof(V), "a state is 21 vectors");
+inline V* values(State& s) { return (V*)&s; }
+inline const V* values(const State& s) { return (const V*)&s; }
+inline State load_state(const float* p, int stride) {
+    State s;
+    for (int i = 0; i < STATE; i++) values(s)[i] = load(p + i * stride);
+    return s;
+}
+inline void store_state(float* p, int stride, const State& s) {
+    for (int i = 0; i < STATE; i++) store(p + i * stride, values(s)[i]);
+}
+inline State select(I mask, const State& a, const State& b) {  // mask ? a : b
+    State s;
+    for (int i = 0; i < STATE; i++) values(s)[i] = mask ? values(a)[i] : values(b)[i];
+    return s;
+}
+inline I terminated(const Drone& d, const State& s) {
+    const V *p = &s.p.x, *v = &s.v.x, *omega = &s.omega.x;
+    I out{};
+    for (int i = 0; i < 3; i++)
+        out |= (abs(p[i]) > d.limits[0]) | (abs(v[i]) > d.limits[1]) | (abs(omega[i]) > d.limits[2]);
+    return out;
+}
+
+// ---------------------------------------------------------------- rotors: Runge-Kutta 4 of a first-order lag, in closed form
+struct Rotors {
+    V speed[4][4], factor[4][4], thrust[4][4];  // (stage, rotor); speed = setpoint - factor * (setpoint - w)
+    V end[4], end_factor[4];                    // after the step
+    V inside[4];                                // 1 where `end` is not clamped
+};
+inline void rotors_forward(const Drone& d, const State& s, const V* action, Rotors& r) {
+    const float span = d.rotor_max - d.rotor_min;
+    for (int i = 0; i < 4; i++) {
+        V setpoint = d.rotor_min + span * (.5f * (clamp(action[i], -1.f, 1.f) + 1.f));
+        V w = s.rotor[i];
+        V h = d.dt / (setpoint >= w ? all(d.rising[i]) : all(d.falling[i]));
+        V half = .5f * h;
+        V third = 1.f - half + half * half;
+        V gap = setpoint - w;
+        r.factor[0][i] = all(1.f);
+        r.factor[1][i] = 1.f - half;
+        r.factor[2][i] = third;
+        r.factor[3][i] = 1.f - h * third;
+        r.end_factor[i] = 1.f - h * (1.f / 6) * (1.f + 2.f * r.factor[1][i] + 2.f * r.factor[2][i] + r.factor[3][i]);
+        V end = setpoint - r.end_factor[i] * gap;
+        r.inside[i] = ((end >= d.rotor_min) & (end <= d.rotor_max)) ? all(1.f) : V{};
+        r.end[i] = clamp(end, d.rotor_min, d.rotor_max);
+        for (int k = 0; k < 4; k++) {
+            V x = r.speed[k][i] = setpoint - r.factor[k][i] * gap;
+            r.thrust[k][i] = d.curve[3 * i] + x * (d.curve[3 * i + 1] + x * d.curve[3 * i + 2]);
+        }
+    }
+}
+// dspeed by the end of the step and dthrust of each stage, through `drotor` (before the step) and `dsetpoint`
+inline void rotors_end_backward(const Rotors& r, const V* dend, V* drotor, V* dsetpoint) {
+    for (int i = 0; i < 4; i++) {
+        V e = dend[i] * r.inside[i];
+        drotor[i] = r.end_factor[i] * e;
+        dsetpoint[i] = e - drotor[i];
+    }
+}
+inline void rotors_stage_backward(const Drone& d, const Rotors& r, int k, const V* dthrust, V* drotor, V* dsetpoint) {
+    for (int i = 0; i < 4; i++) {  // adds
+        V x = r.speed[k][i];
+        V dx = dthrust[i] * (d.curve[3 * i + 1] + 2.f * x * d.curve[3 * i + 2]);
+        V share = r.factor[k][i] * dx;
+        drotor[i] += share;
+        dsetpoint[i] += dx - share;
+    }
+}
+
+// ---------------------------------------------------------------- rigid body
+struct Body { V4 q; V3 v, omega; };  // what the rates depend on and, with the same names, the rates themselves
+inline Body advanced(const Body& s, float h, const Body& rate) {
+    return {s.q + h * rate.q, s.v + h * rate.v, s.omega + h * rate.omega};
+}
+// acceleration: m/s^2, gravity and disturbance force
+inline Body rates(const Drone& d, const Body& s, const V* thrust, V3 acceleration) {
+    V3 torque = matvec34(d.torque_map, thrust) - cross(s.omega, matvec(d.inertia, s.omega));
+    return {quaternion_derivative(s.q, s.omega),
+            (1.f / d.mass) * rotate(s.q, matvec34(d.force_map, thrust)) + acceleration,
+            matvec(d.inertia_inv, torque)};
+}
+inline Body rates_backward(const Drone& d, const Body& s, const V* thrust, const Body& drate, V* dthrust) {
+    const V4 &q = s.q, &g = drate.q;
+    V a = .5f * s.omega.x, b = .5f * s.omega.y, c = .5f * s.omega.z;
+    V4 dq = {a * g.x + b * g.y + c * g.z,
+             -a * g.w - c * g.y + b * g.z,
+             -b * g.w + c * g.x - a * g.z,
+             -c * g.w - b * g.x + a * g.y};
+    V3 domega = .5f * V3{-q.x * g.w + q.w * g.x + q.z * g.y - q.y * g.z,
+                         -q.y * g.w - q.z * g.x + q.w * g.y + q.x * g.z,
+                         -q.z * g.w + q.y * g.x - q.x * g.y + q.w * g.z};
+    // v' = rotate(q, f) / m
+    V3 u = vector_part(q), f = matvec34(d.force_map, thrust), t = 2.f * cross(u, f);
+    V3 dv = (1.f / d.mass) * drate.v;
+    V3 dt = q.w * dv + cross(dv, u);
+    V3 du = cross(t, dv) + 2.f * cross(f, dt);
+    V3 df = dv + 2.f * cross(dt, u);
+    dq = dq + V4{dot(dv, t), du.x, du.y, du.z};
+    // omega' = J^-1 (torque - omega x J omega)
+    V3 dtorque = matvec_transposed(d.inertia_inv, drate.omega);
+    V3 momentum = matvec(d.inertia, s.omega), minus = -1.f * dtorque;
+    domega = domega + cross(momentum, minus) + matvec_transposed(d.inertia, cross(minus, s.omega));
+    const float *F = d.force_map, *M = d.torque_map;
+    for (int i = 0; i < 4; i++)
+        dthrust[i] = F[i] * df.x + F[4 + i] * df.y + F[8 + i] * df.z
+                   + M[i] * dtorque.x + M[4 + i] * dtorque.y + M[8 + i] * dtorque.z;
+    return {dq, V3{}, domega};  // the rates do not depend on the velocity; the position's do: see step_backward
+}
+
+// ---------------------------------------------------------------- one step: Runge-Kutta 4
+struct Step { Rotors rotors; Body at[4]; V4 raw; V norm; };  // what the way back needs of a step
+inline V3 acceleration_of(const Drone& d, const V* force) {  // force: (3) N
+    const float m = 1.f / d.mass, *g = d.gravity;
+    return {force[0] * m + g[0], force[1] * m + g[1], force[2] * m + g[2]};
+}
+inline State step_forward(const Drone& d, const State& s, const V* action, V3 acceleration, Step& m) {
+    rotors_forward(d, s, action, m.rotors);
+    const float h = d.dt, ahead[4] = {0.f, .5f * h, .5f * h, h};
+    Body k[4], start{s.q, s.v, s.omega};
+    for (int i = 0; i < 4; i++) {
+        m.at[i] = i ? advanced(start, ahead[i], k[i - 1]) : start;
+        k[i] = rates(d, m.at[i], m.rotors.thrust[i], acceleration);
+    }
+    State n;
+    const float w = h / 6;
+    n.p = s.p + w * (m.at[0].v + 2.f * (m.at[1].v + m.at[2].v) + m.at[3].v);
+    m.raw = s.q + w * (k[0].q + 2.f * (k[1].q + k[2].q) + k[3].q);
+    n.v = s.v + w * (k[0].v + 2.f * (k[1].v + k[2].v) + k[3].v);
+    n.omega = s.omega + w * (k[0].omega + 2.f * (k[1].omega + k[2].omega) + k[3].omega);
+    m.norm = 1.f / sqrt(dot(m.raw, m.raw));
+    n.q = m.norm * m.raw;
+    for (int i = 0; i < 4; i++) {
+        n.rotor[i] = m.rotors.end[i];
+        n.action[i] = action[i];
+    }
+    return n;
+}
+// dnext -> gradient by the state before the step, its action excluded; adds to daction
+inline State step_backward(const Drone& d, const V* action, const Step& m, const State& dnext, V* daction) {
+    const float h = d.dt, w[4] = {h / 6, h / 3, h / 3, h / 6};
+    const float into[4] = {.5f * h, .5f * h, h, 0.f};  // k[i] enters stage i + 1 with into[i]
+    V4 unit = m.norm * m.raw;
+    V4 draw = m.norm * (dnext.q + (-dot(dnext.q, unit)) * unit);
+    State out;
+    out.p = dnext.p;
+    out.q = draw;
+    out.v = dnext.v;
+    out.omega = dnext.omega;
+    V dsetpoint[4], drotor[4];
+    rotors_end_backward(m.rotors, dnext.rotor, drotor, dsetpoint);
+    Body later{};
+    for (int k = 3; k >= 0; k--) {
+        Body drate{w[k] * draw + into[k] * later.q,
+                   w[k] * dnext.v + into[k] * later.v,
+                   w[k] * dnext.omega + into[k] * later.omega};
+        V dthrust[4];
+        later = rates_backward(d, m.at[k], m.rotors.thrust[k], drate, dthrust);
+        later.v = later.v + w[k] * dnext.p;
+        out.q = out.q + later.q;
+        out.v = out.v + later.v;
+        out.omega = out.omega + later.omega;
+        rotors_stage_backward(d, m.rotors, k, dthrust, drotor, dsetpoint);
+    }
+    const float half_span = .5f * (d.rotor_max - d.rotor_min);
+    for (int i = 0; i < 4; i++) {
+        out.rotor[i] = drotor[i];
+        daction[i] += abs(action[i]) <= 1.f ? half_span * dsetpoint[i] : V{};
+        out.action[i] = V{};
+    }
+    return out;
+}
+
+// ---------------------------------------------------------------- observation
+// 22 values as the student's: position 3, rotation matrix 9, velocity 3, angular velocity 3, previous action 4;
+// 26 with rotor speeds as a share of their range, 29 with the disturbance force as a share of the weight as well
+constexpr int SENSED = 18;  // the first 18 come from sensors, which are late and noisy
+inline void observe(const Drone& d, const State& s, const V* force, int obs, V* out) {
+    std::memcpy(out, &s.p, 3 * sizeof(V));
+    rotation_matrix(s.q, out + 3);
+    std::memcpy(out + 12, &s.v, 6 * sizeof(V));
+    std::memcpy(out + 18, s.action, 4 * sizeof(V));
+    const float per_range = 1.f / (d.rotor_max - d.rotor_min), per_weight = 1.f / weight(d);
+    if (obs > 22)
+        for (int i = 0; i < 4; i++) out[22 + i] = (s.rotor[i] - d.rotor_min) * per_range;
+    if (obs > 26)
+        for (int i = 0; i < 3; i++) out[26 + i] = force[i] * per_weight;
+}
+inline void observe_backward(const Drone& d, const State& s, const V* dobs, int obs, State& ds) {  // adds to ds
+    const V* g = dobs;
+    ds.p = ds.p + V3{g[0], g[1], g[2]};
+    ds.q = ds.q + rotation_matrix_backward(s.q, g + 3);
+    ds.v = ds.v + V3{g[12], g[13], g[14]};
+    ds.omega = ds.omega + V3{g[15], g[16], g[17]};
+    for (int i = 0; i < 4; i++) {
+        ds.action[i] += g[18 + i];
+        if (obs > 22) ds.rotor[i] += g[22 + i] * (1.f / (d.rotor_max - d.rotor_min));
+    }
+}
+
+// ---------------------------------------------------------------- cost of a step, judged at the state after it (learn.apg)
+struct Cost { float near, precision, damping, wall, position_wall, velocity_wall, rate_wall; };
+constexpr float NEAR_RANGE = .05f;     // m: within it `precision` counts
+constexpr float TILT_WEIGHT = .1f;     // a rad; l2f's reward has the same
+constexpr float TILT_ROUND = 4e-4f;    // .02^2: rounds the kink at no tilt
+constexpr float CHANGE_ROUND = 1e-4f;  // .01^2: rounds the kink at no change of the action
+
+inline V barrier(V x, float limit, float share) { return relu(abs(x) * (1.f / limit) - share); }
+inline V barrier_backward(V x, float limit, float share, float scale) {
+    V e = barrier(x, limit, share) * (2.f * scale / limit);
+    return x < 0 ? -e : e;
+}
+inline V action_change(const State& s, const V* before) {  // rounded norm
+    V squares{};
+    for (int i = 0; i < 4; i++) squares += square(s.action[i] - before[i]);
+    return sqrt(squares + CHANGE_ROUND);
+}
+inline V cost_forward(const Drone& d, const Cost& c, const State& s, const V* before) {
+    V u = sqrt(s.q.z * s.q.z + TILT_ROUND), tilt;
+    for (int l = 0; l < LANES; l++) tilt[l] = 2.f * std::acos(1.f - u[l]);
+    V change = action_change(s, before);
+    V walls{};
+    const V *p = &s.p.x, *v = &s.v.x, *omega = &s.omega.x;
+    for (int i = 0; i < 3; i++)
+        walls += 4.f * square(barrier(p[i], d.limits[0], c.position_wall))
+               + square(barrier(v[i], 1.f, c.velocity_wall))
+               + square(barrier(omega[i], c.rate_wall, 1.f));
+    V away = sqrt(dot(s.p, s.p) + c.near * c.near);
+    return away + c.precision * away / (away + NEAR_RANGE) + TILT_WEIGHT * tilt + change
+         + c.damping * dot(s.omega, s.omega) + c.wall * walls;
+}
+inline void cost_backward(const Drone& d, const Cost& c, const State& s, const V* before, State& ds, V* dbefore) {  // adds to ds
+    V away = sqrt(dot(s.p, s.p) + c.near * c.near);
+    ds.p = ds.p + ((1.f + c.precision * NEAR_RANGE / square(away + NEAR_RANGE)) / away) * s.p;
+    V u = sqrt(s.q.z * s.q.z + TILT_ROUND);
+    ds.q.z += 2.f * TILT_WEIGHT * s.q.z / (u * sqrt(u * (2.f - u)));
+    V per_change = 1.f / action_change(s, before);
+    for (int i = 0; i < 4; i++) {
+        V g = per_change * (s.action[i] - before[i]);
+        ds.action[i] += g;
+        dbefore[i] = -g;
+    }
+    ds.omega = ds.omega + (2.f * c.damping) * s.omega;
+    const V *p = &s.p.x, *v = &s.v.x, *omega = &s.omega.x;
+    V *dp = &ds.p.x, *dv = &ds.v.x, *domega = &ds.omega.x;
+    for (int i = 0; i < 3; i++) {
+        dp[i] += barrier_backward(p[i], d.limits[0], c.position_wall, 4.f * c.wall);
+        dv[i] += barrier_backward(v[i], 1.f, c.velocity_wall, c.wall);
+        domega[i] += barrier_backward(omega[i], c.rate_wall, 1.f, c.wall);
+    }
+}
+
+}  // namespace

@@ -1,0 +1,295 @@
+// The student (nbs/04_distill.ipynb and nbs/learn/polish.ipynb, where the same is written in torch): flights that
+// teachers label, gradients of imitation, and gradients of its own flights through physics, sensors and hidden state.
+// In memory flights come last: (..., values, flights); sixteen flights are a block.
+#include "nn.h"
+#include "physics.h"
+#include "random.h"
+
+extern "C" {
+
+int32_t lanes() { return LANES; }
+
+// ---------------------------------------------------------------- what Python fills in
+struct StudentRollout {
+    int32_t envs, steps, obs, hidden, student_hidden, starts, winds, rectified;
+    const float *drones, *w1, *b1, *w2, *b2, *w3, *b3;                  // (D, ...)
+    const float *in_w, *in_b, *wi, *bi, *wh, *bh, *out_w, *out_b, *h0;  // the student's
+    const float *moving, *fresh, *wind;  // (D, 21, E); (D, starts, 21, E); (D, winds, 3, E) N, at evenly spaced times
+    const float *sigma, *delay, *push, *by_teacher;  // (D, E) m; steps 0, 1, 2; probability a step; share
+    const float* noise;                              // (22) scale of each value's noise by sigma
+    const uint64_t* seeds;                           // (D, E / 16)
+    float *observation, *label, *reset;              // (D, E / 16, T, 22 | 4 | 1, 16)
+};
+
+struct ImitationGradients {
+    int32_t steps, hidden;
+    const float *in_w, *in_b, *wi, *bi, *wh, *bh, *out_w, *out_b, *h0;
+    const float *observation, *label, *reset;  // (blocks, T, 22 | 4 | 1, 16)
+    const int64_t* rows;                       // which blocks
+    float *gradients, *loss;                   // (rows, parameters) sums; (rows) sums of squares
+};
+
+struct StudentSegment {
+    int32_t envs, steps, hidden, winds;
+    Cost cost;
+    float excess;  // cost of commanding more than the rotors have
+    const float *drones, *in_w, *in_b, *wi, *bi, *wh, *bh, *out_w, *out_b, *h0;
+    const float *fresh, *wind;            // (D, 21, E); (D, winds, 3, E) N
+    const float *sigma, *delay, *reset;   // (D, E) each; reset: a flight begins with the segment
+    const float* noise;                   // (22) scale of each value's noise by sigma
+    const uint64_t* seeds;                // (D, E / 16)
+    float *moving, *memory, *past;        // (D, 21, E), (D, hidden, E), (D, 36, E): moved on
+    float *gradients, *costs, *ends;      // (blocks, parameters) sums; (blocks) sums; flights that ended
+};
+
+int32_t size_of_StudentRollout() { return sizeof(StudentRollout); }
+int32_t size_of_ImitationGradients() { return sizeof(ImitationGradients); }
+int32_t size_of_StudentSegment() { return sizeof(StudentSegment); }
+
+}  // extern "C"
+
+namespace {
+
+template <class T> Student student_of(const T& t, int hidden) {
+    return {t.in_w, t.in_b, t.wi, t.bi, t.wh, t.bh, t.out_w, t.out_b, t.h0, hidden};
+}
+
+// ---------------------------------------------------------------- flights, labelled by the teachers
+// the next of the starts at hand for the flights of `jump`; one that is only pushed keeps its rotors and last action
+State next_start(const StudentRollout& t, int drone, int e, I jump, I began, const State& n, I& next) {
+    State out{};
+    for (int l = 0; l < LANES; l++) {
+        if (!jump[l]) continue;
+        const float* from = t.fresh + ((size_t)drone * t.starts + next[l]) * STATE * t.envs + e + l;
+        for (int i = 0; i < STATE; i++) values(out)[i][l] = from[(size_t)i * t.envs];
+        if (!began[l])
+            for (int i = 0; i < 4; i++) {
+                out.rotor[i][l] = n.rotor[i][l];
+                out.action[i][l] = n.action[i][l];
+            }
+        next[l] = (next[l] + 1) % t.starts;
+    }
+    return out;
+}
+
+void rollout_of(const StudentRollout& t, int drone, int block) {
+    const int E = t.envs, T = t.steps, H = t.student_hidden, e = block * LANES;
+    const size_t at = (size_t)drone * (E / LANES) + block, flight = (size_t)drone * E + e;
+    const Drone& d = ((const Drone*)t.drones)[drone];
+    const Actor teacher = actor_of({t.w1, t.b1, t.w2, t.b2, t.w3, t.b3, t.obs, t.hidden, t.rectified != 0}, drone);
+    const Student student = student_of(t, H);
+    float* observation = t.observation + at * T * STUDENT_OBS * LANES;
+    float* label = t.label + at * T * 4 * LANES;
+    float* reset = t.reset + at * T * LANES;
+    const float* wind = t.wind + (size_t)drone * t.winds * 3 * E + e;
+    const V push = load(t.push + flight), taught = load(t.by_teacher + flight);
+    Sensors sensors{{}, load(t.delay + flight), load(t.sigma + flight), t.noise};
+    scratch.reserve((GRU_STEP + 1) * H, 2);
+    const GruStep gru = gru_step_at(scratch.take(GRU_STEP * H), H);
+    V* hidden = scratch.take(H);
+    Random random(t.seeds[at]);
+    State s = load_state(t.moving + (size_t)drone * STATE * E + e, E);
+    V obs[MAX_OBS], h1[MAX_HIDDEN], h2[MAX_HIDDEN], wanted[4], action[4], reported[STUDENT_OBS], force[3];
+    I began = true_everywhere(), next{};
+    Step m;
+    for (int k = 0; k < T; k++) {
+        wind_at(wind, t.winds, E, k, T, force);
+        for (int i = 0; i < H; i++) hidden[i] = began ? all(t.h0[i]) : hidden[i];
+        observe(d, s, force, t.obs, obs);
+        actor_forward(teacher, obs, h1, h2, wanted);
+        sensors.read(obs, began, random, reported);
+        for (int i = SENSED; i < STUDENT_OBS; i++) reported[i] = obs[i];
+        student_forward(student, reported, hidden, gru, action);
+        for (int i = 0; i < H; i++) hidden[i] = gru.h[i];
+        for (int i = 0; i < STUDENT_OBS; i++) store(observation + ((size_t)k * STUDENT_OBS + i) * LANES, reported[i]);
+        for (int i = 0; i < 4; i++) {
+            store(label + ((size_t)k * 4 + i) * LANES, wanted[i]);
+            action[i] = taught > 0 ? wanted[i] : clamp(action[i], -2.f, 2.f);
+        }
+        store(reset + (size_t)k * LANES, began ? all(1.f) : V{});
+        State n = step_forward(d, s, action, acceleration_of(d, force), m);
+        began = terminated(d, n);
+        I jump = began | (random.uniform() < push);  // a flight that is pushed goes on elsewhere with its hidden state
+        const I lost = ~is_finite(n.p.x);
+        jump |= lost;
+        began |= lost;
+        s = select(jump, next_start(t, drone, e, jump, began, n, next), n);
+    }
+}
+
+// ---------------------------------------------------------------- loss and gradients on recorded sequences
+void imitation_of(const ImitationGradients& t, int row) {
+    const int T = t.steps, H = t.hidden;
+    const Student student = student_of(t, H);
+    const size_t block = t.rows[row];
+    const float* observation = t.observation + block * T * STUDENT_OBS * LANES;
+    const float* label = t.label + block * T * 4 * LANES;
+    const float* reset = t.reset + block * T * LANES;
+    const size_t kept = GRU_STEP * H + H + 4;  // of a step: GRU, hidden state before, gradient by the action
+    scratch.reserve(T * kept + STUDENT_OBS + StudentGradients::scratch_size(H), 2 + StudentGradients::ARRAYS);
+    V *tape = scratch.take(T * kept), *obs = scratch.take(STUDENT_OBS);
+    StudentGradients g(H, t.gradients + row * Student::count(H), scratch);
+    const auto began_at = [&](int k) { return k == 0 ? true_everywhere() : load(reset + (size_t)k * LANES) > .5f; };
+    const auto load_obs = [&](int k) {
+        for (int i = 0; i < STUDENT_OBS; i++) obs[i] = load(observation + ((size_t)k * STUDENT_OBS + i) * LANES);
+    };
+    V total{};
+    const V* last = nullptr;  // hidden state after the step before
+    for (int k = 0; k < T; k++) {
+        const GruStep m = gru_step_at(tape + k * kept, H);
+        V *before = tape + k * kept + GRU_STEP * H, *dout = before + H;
+        const I began = began_at(k);
+        for (int i = 0; i < H; i++) before[i] = last ? (began ? all(student.h0[i]) : last[i]) : all(student.h0[i]);
+        load_obs(k);
+        student_forward(student, obs, before, m, dout);
+        for (int i = 0; i < 4; i++) {
+            dout[i] -= load(label + ((size_t)k * 4 + i) * LANES);
+            total += dout[i] * dout[i];
+            dout[i] *= 2.f;
+        }
+        last = m.h;
+    }
+    for (int k = T - 1; k >= 0; k--) {
+        const GruStep m = gru_step_at(tape + k * kept, H);
+        const V *before = tape + k * kept + GRU_STEP * H, *dout = before + H;
+        load_obs(k);
+        g.backward(student, m, before, obs, dout);
+        g.flight_began(began_at(k));
+    }
+    g.finish();
+    t.loss[row] = sum(total);
+}
+
+// ---------------------------------------------------------------- the student's own flight, and the gradients of its cost
+struct Kept {  // one step of sixteen flights, for the way back
+    V *state, *before, *obs, *action, *force, *began, *ended;
+    GruStep gru;
+    static size_t size(int H) { return STATE + GRU_STEP * H + H + STUDENT_OBS + 4 + 3 + 2; }
+    static Kept at(V* tape, int k, int H) {
+        V* row = tape + k * size(H);
+        V* before = row + STATE + GRU_STEP * H;
+        V* obs = before + H;
+        V* action = obs + STUDENT_OBS;
+        return {row, before, obs, action, action + 4, action + 7, action + 8, gru_step_at(row + STATE, H)};
+    }
+};
+template <class T> void put(V* to, const T& from) { std::memcpy(to, &from, sizeof from); }
+template <class T> T get(const V* from) {
+    T out;
+    std::memcpy(&out, from, sizeof out);
+    return out;
+}
+
+struct Flight {  // sixteen of one drone
+    const StudentSegment& t;
+    const Drone& d;
+    const Student student;
+    V* tape;  // (T, Kept::size)
+    Sensors sensors;
+    State s, fresh;
+    V hidden[MAX_STUDENT];
+    I began;
+    V total, ends;  // cost; flights that ended
+
+    void step(int k, const float* wind, Random& random) {
+        const int H = t.hidden;
+        const Kept row = Kept::at(tape, k, H);
+        wind_at(wind, t.winds, t.envs, k, t.steps, row.force);
+        put(row.state, s);
+        put(row.began, began);
+        for (int i = 0; i < H; i++) row.before[i] = began ? all(student.h0[i]) : hidden[i];
+        observe(d, s, row.force, STUDENT_OBS, row.obs);
+        sensors.read(row.obs, began, random, row.obs);
+        student_forward(student, row.obs, row.before, row.gru, row.action);
+        for (int i = 0; i < H; i++) hidden[i] = row.gru.h[i];
+        Step m;
+        State n = step_forward(d, s, row.action, acceleration_of(d, row.force), m);
+        V cost = cost_forward(d, t.cost, n, s.action);
+        for (int i = 0; i < 4; i++) cost += t.excess * square(relu(abs(row.action[i]) - 1.f));
+        total += cost;
+        began = terminated(d, n);
+        began |= ~is_finite(cost);
+        put(row.ended, began);
+        for (int l = 0; l < LANES; l++) ends[l] += began[l] ? 1.f : 0.f;
+        s = select(began, fresh, n);
+    }
+    void backward(StudentGradients& g) {
+        State ds{};
+        SensorsBackward late;
+        Step m;
+        V dbefore[4], dreport[STUDENT_OBS], dobs[STUDENT_OBS];
+        for (int k = t.steps - 1; k >= 0; k--) {
+            const Kept row = Kept::at(tape, k, t.hidden);
+            const State before = get<State>(row.state);
+            const I started = get<I>(row.began), ended = get<I>(row.ended);
+            State n = step_forward(d, before, row.action, acceleration_of(d, row.force), m);
+            ds = select(ended, State{}, ds);
+            cost_backward(d, t.cost, n, before.action, ds, dbefore);
+            V daction[4];
+            for (int i = 0; i < 4; i++) {
+                V x = t.excess * 2.f * relu(abs(row.action[i]) - 1.f);
+                daction[i] = ds.action[i] + (row.action[i] < 0 ? -x : x);
+            }
+            ds = step_backward(d, row.action, m, ds, daction);
+            for (int i = 0; i < 4; i++) ds.action[i] = dbefore[i];
+            g.flight_ended(ended);
+            g.backward(student, row.gru, row.before, row.obs, daction);
+            g.flight_began(started);
+            dense_backward(student.in_w, STUDENT_OBS, t.hidden, g.dy, dreport);
+            late.step(sensors.delay, started, dreport, dobs);
+            for (int i = SENSED; i < STUDENT_OBS; i++) dobs[i] = dreport[i];
+            observe_backward(d, before, dobs, STUDENT_OBS, ds);
+        }
+    }
+};
+
+void segment_of(const StudentSegment& t, int drone, int block) {
+    const int E = t.envs, H = t.hidden, e = block * LANES;
+    const size_t at = (size_t)drone * (E / LANES) + block, flight = (size_t)drone * E + e;
+    const size_t tape = t.steps * Kept::size(H);
+    scratch.reserve(tape + StudentGradients::scratch_size(H), 1 + StudentGradients::ARRAYS);
+    float* moving = t.moving + (size_t)drone * STATE * E + e;
+    float* memory = t.memory + (size_t)drone * H * E + e;
+    float* past = t.past + (size_t)drone * 2 * SENSED * E + e;
+    const float* wind = t.wind + (size_t)drone * t.winds * 3 * E + e;
+    const Drone& d = ((const Drone*)t.drones)[drone];
+    Flight f{t, d, student_of(t, H), scratch.take(tape), {{}, load(t.delay + flight), load(t.sigma + flight), t.noise},
+             load_state(moving, E), load_state(t.fresh + (size_t)drone * STATE * E + e, E),
+             {}, load(t.reset + flight) > .5f, {}, {}};
+    for (int i = 0; i < H; i++) f.hidden[i] = load(memory + (size_t)i * E);
+    for (int i = 0; i < 2 * SENSED; i++) f.sensors.past[i / SENSED][i % SENSED] = load(past + (size_t)i * E);
+    Random random(t.seeds[at]);
+    StudentGradients g(H, t.gradients + at * Student::count(H), scratch);
+    for (int k = 0; k < t.steps; k++) f.step(k, wind, random);
+    f.backward(g);
+    g.finish();
+    t.costs[at] = sum(f.total);
+    t.ends[at] = sum(f.ends);
+
+    // a flight that ended with the last step begins with the next segment
+    V obs[STUDENT_OBS];
+    observe(d, f.s, nullptr, STUDENT_OBS, obs);
+    f.sensors.begin(f.began, obs);
+    store_state(moving, E, f.s);
+    for (int i = 0; i < H; i++) store(memory + (size_t)i * E, f.began ? all(t.h0[i]) : f.hidden[i]);
+    for (int i = 0; i < 2 * SENSED; i++) store(past + (size_t)i * E, f.sensors.past[i / SENSED][i % SENSED]);
+}
+
+}  // namespace
+
+// ---------------------------------------------------------------- parts first ... last - 1, on one thread
+extern "C" {
+
+void student_rollout(const StudentRollout* t, int32_t first, int32_t last) {
+    const int blocks = t->envs / LANES;
+    for (int i = first; i < last; i++) rollout_of(*t, i / blocks, i % blocks);
+}
+void imitation_gradients(const ImitationGradients* t, int32_t first, int32_t last) {
+    for (int row = first; row < last; row++) imitation_of(*t, row);
+}
+void student_segment(const StudentSegment* t, int32_t first, int32_t last) {
+    const int blocks = t->envs / LANES;
+    for (int i = first; i < last; i++) segment_of(*t, i / blocks, i % blocks);
+}
+
+}
