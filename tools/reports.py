@@ -67,7 +67,7 @@ def listed():
         try: finished(Path(report))
         except NotFinished as e: state = str(e)
         else: state = f"make reports NAME={name}"
-        yield f"{name:17} {report:32} {state}"
+        yield f"{name:17} {report:34} {state}"
 
 
 def main(argv=None):
