@@ -56,6 +56,7 @@ def installed(wheel, tmp_path_factory):
     (own / "others.pth").write_text("\n".join(dict.fromkeys(map(sysconfig.get_path, ("purelib", "platlib")))))   # *.pth there, an editable install, are not read
     (home / "empty").mkdir()
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("COV", "PYTHON", "RAPTOR_NB", "IN_TEST"))}
+    environment["JUPYTER_PATH"] = os.path.join(sys.prefix, "share/jupyter")   # nbconvert's templates, which a real installation has beside its programs
     def run(program, *arguments):
         done = subprocess.run([python, *arguments] if program == "python" else [home / "venv/bin" / program, *arguments], cwd=home / "empty", env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]

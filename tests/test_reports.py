@@ -43,8 +43,8 @@ def no_verdict(): Path("runs/quick/report/verdict.json").unlink()
     pytest.param("foundation", None, "there is no 'runs/full/report'; make it first", id="no-run"),
     pytest.param("quik", None, "there is no report 'quik'; the nearest is 'quick'", id="misspelled"),
     pytest.param("quick", no_verdict, "'runs/quick/report' is not finished: go on with the same command", id="stopped-before-the-end"),
-    pytest.param("quick", a_stage_that_ran_since, "the run of 'runs/quick/report' is not finished ('03_pretrain.ipynb' is newer): go on", id="stopped-when-run-again"),
-    pytest.param("quick", a_stage_that_runs, "the run of 'runs/quick/report' is not finished ('04_distill.running.json' is newer): go on", id="running"),
+    pytest.param("quick", a_stage_that_ran_since, "the run of 'runs/quick/report' is not finished (see '03_pretrain.ipynb'): go on", id="stopped-when-run-again"),
+    pytest.param("quick", a_stage_that_runs, "the run of 'runs/quick/report' is not finished (see '04_distill.running.json'): go on", id="running"),
 ])
 def test_what_is_not_finished_is_refused(clone, name, happens, sentence):
     if happens: happens()

@@ -27,7 +27,7 @@ def finished(report):
     page, files = report / "index.html", [p for p in report.rglob("*") if p.is_file()]
     newer = next((p for p in files if page.exists() and p.stat().st_mtime_ns > page.stat().st_mtime_ns), None)
     running = next((p for p in [*files, *report.parent.glob("stages/*")] if ".running." in p.name), None)
-    if newer or running: raise NotFinished(f"the run of '{report}' is not finished ('{(running or newer).name}' is newer): go on with the same command")
+    if newer or running: raise NotFinished(f"the run of '{report}' is not finished (see '{(running or newer).name}'): go on with the same command")
 
 
 def replace(report, folder):
@@ -67,7 +67,7 @@ def listed():
         try: finished(Path(report))
         except NotFinished as e: state = str(e)
         else: state = f"make reports NAME={name}"
-        yield f"{name:17} {report:32} {state}"
+        yield f"{name:17} {report:34} {state}"
 
 
 def main(argv=None):
