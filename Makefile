@@ -34,7 +34,7 @@ foundation: setup ## the student that is shipped: 1000 drones, teachers, three s
 	$(BIN)/raptor_pipeline --profile full --report-dir reports/foundation --further 09_published_recipe,08_understand --ship raptor_nb/weights
 
 check: setup     ## seconds: the library is what the notebooks export, notebooks are clean, README is up to date
-	@$(BIN)/python -m pytest -q -o addopts= --no-header tests/test_hygiene.py
+	@$(BIN)/python -m pytest -q -o addopts= --no-header $(if $(COMPLETE),--no-skips) tests/test_hygiene.py
 
 test: export OMP_NUM_THREADS := 1
 test: check      ## every lesson of the notebooks and every test against the library, with coverage (at least 85 %)
