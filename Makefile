@@ -74,5 +74,5 @@ export-report: tflite ## every file of the shipped student made, flown, timed an
 	cp runs/export/student{.onnx,.sequence.onnx,.h,.h5,.json,.tflite,.float16.tflite,.int8.tflite} raptor_nb/weights/
 
 clean:     ## what can be made again, except .venv and runs/
-	rm -rf _proc _docs build .cache .pytest_cache .hypothesis .coverage .coverage.*
+	rm -rf _proc _docs build jupyter_execute .cache .pytest_cache .hypothesis .coverage .coverage.*
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
