@@ -99,5 +99,5 @@ export-report: tflite ## every file of the shipped student made, flown, timed an
 	$(BIN)/raptor_export --model-path raptor_nb/weights/student.safetensors --output-dir runs/export --targets all --report-dir runs/export/report
 
 clean:     ## what can be made again, except .venv and runs/
-	rm -rf _proc _docs build .cache .pytest_cache .hypothesis .coverage .coverage.*
+	rm -rf _proc _docs build jupyter_execute .cache .pytest_cache .hypothesis .coverage .coverage.*
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

@@ -15,7 +15,7 @@ import test_fly as flying   # noqa: E402
 
 SITE, OUT = ROOT / "_docs", ROOT / "reports/site"
 WIDE, PHONE = (1280, 800), (390, 844)
-PAGES = {"front": "index.html", "stage": "pretrain.html", "api": "api.html"}
+PAGES = {"front": "nbs/index.html", "stage": "nbs/03_pretrain.html", "api": "docs/api.html"}
 
 
 def picture(driver, name, width, height, phone=False):

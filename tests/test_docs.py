@@ -1,56 +1,122 @@
 "The documentation's own tools"
-import sys
+import shutil, subprocess, sys
 from pathlib import Path
 
 import pytest
 
-pytest.importorskip("nbdev")
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
+for name in ("nbdev", "jupyter_cache", "sphinx_book_theme"): pytest.importorskip(name)
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "tools"))
 import docs  # noqa: E402
+import nbformat  # noqa: E402
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output  # noqa: E402
+
+
+def write(path, *cells):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(new_notebook(cells=list(cells)), path)
+    return path
+
+
+@pytest.fixture
+def site(tmp_path):
+    "A repository with two notebooks, of which one uses the names of whoever executes it; and how its site is built"
+    for name in ("tools/docs.py", "docs/conf.py", "docs/extra/index.html", "settings.ini"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    shutil.copytree(ROOT / "docs/_static", tmp_path / "docs/_static")
+    (tmp_path / "docs/contents.md").write_text("```{toctree}\nother\n```\n")
+    (tmp_path / "web").mkdir()
+    for name in ("page", "fly"): (tmp_path / f"web/{name}.html").write_text("<p>flying</p>")
+    names = ("execute", "main", "path", "cell", "Path", "nb", "docs")
+    write(tmp_path / "nbs/index.ipynb", new_markdown_cell("# index"), new_code_cell(f"{' = '.join(names)} = 7"))
+    def build():
+        return subprocess.run([sys.executable, tmp_path / "tools/docs.py"], capture_output=True, text=True)
+    return tmp_path, build
+
+
+def test_a_site_of_two_notebooks(site):
+    folder, build = site
+    write(folder / "nbs/other.ipynb", new_markdown_cell("# other"), new_code_cell("raise ValueError('not today')"))
+    done = build()
+    assert done.returncode != 0 and "nbs/other.ipynb does not run: ValueError: not today" in done.stderr
+    assert "nbs/index.ipynb: executed" in done.stdout
+    write(folder / "nbs/other.ipynb", new_markdown_cell("# other\n[back](index.ipynb)"),
+          new_code_cell("import os, pathlib\nprint(pathlib.Path.cwd().name, 'IN_TEST' in os.environ)"))
+    done = build()
+    assert done.returncode == 0, done.stderr
+    assert "nbs/index.ipynb" not in done.stdout, "what ran is not run again"
+    assert "no broken link" in done.stdout
+    assert "nbs True" in (folder / "_docs/nbs/other.html").read_text()
+
+
+@pytest.mark.slow
+def test_a_link_to_no_page_fails_the_build_each_time(site):
+    folder, build = site
+    write(folder / "nbs/other.ipynb", new_markdown_cell("# other\n[gone](gone.ipynb)"))
+    for _ in range(2):
+        done = build()
+        assert done.returncode != 0 and "other.ipynb" in done.stderr and "'gone.ipynb'" in done.stderr
 
 
 def test_links_that_lead_nowhere_are_found(tmp_path):
     (tmp_path / "sub").mkdir()
-    (tmp_path / "index.html").write_text('<a href="sub/a.html#here">1</a> <a href="sub/a.html#there">2</a> <a href="https://example.org/x">3</a> <img src="no.png"> <a href="#top" id="top">4</a> <a href="a%20b.txt">5</a>')
+    (tmp_path / "index.html").write_text(
+        '<a href="sub/a.html#here">1</a> <a href="sub/a.html#there">2</a> <a href="https://example.org/x">3</a> '
+        '<img src="no.png"> <a href="#top" id="top">4</a> <a href="a%20b.txt">5</a>')
     (tmp_path / "sub/a.html").write_text('<p id="here"></p><a href="../index.html">1</a><a href="../gone.html">2</a>')
     (tmp_path / "a b.txt").write_text("")
-    assert list(docs.broken_links(tmp_path)) == ["index.html: sub/a.html#there (no such place in it)", "index.html: no.png", "sub/a.html: ../gone.html"]
+    assert docs.broken_links(tmp_path) == ["index.html: sub/a.html#there", "index.html: no.png", "sub/a.html: ../gone.html"]
 
 
-def test_links_stay_within_the_site():
-    assert docs.localise("[x](01_drones.ipynb) [y](../docs/bad_input.md) [z](../reports/site/fly.png)", "") == "[x](drones.ipynb) [y](bad_input.md) [z](reports/site/fly.png)"
-    assert docs.localise("[y](../../raptor_nb/weights/README.md)", "../") == "[y](../weights.md)"
-    assert docs.localise("[z](../../reports/quick/figures/a.png)", "../") == "[z](../reports/quick/figures/a.png)"
+def test_public_names_lead_to_their_documentation(tmp_path):
+    module = tmp_path / "raptor_nb/core/config.py"
+    module.parent.mkdir(parents=True)
+    module.write_text("__all__ = ['load', 'X', 'gone']\nX = 1\ndef load():\n    'Read | it\\nmore'\ndef _hidden(): pass\n")
+    names = docs.public_names(tmp_path / "raptor_nb")
+    assert list(names) == ["raptor_nb.core.config.load"]
+    text = "# `load`\n`load`, `load()`, `loads` [`load`](x.md)\n```\n`load`\n```"
+    role = "{py:obj}`load <raptor_nb.core.config.load>`"
+    assert docs.linked(text, names, "") == f"# `load`\n{role}, {role}, `loads` [`load`](x.md)\n```\n`load`\n```"
+    assert f'| {role} | Read \\| it | <a href="../_modules/raptor_nb/core/config.html#load">3</a> |' in docs.api(names)
+
+
+def test_exported_cells_are_folded_behind_their_documentation():
+    def page(source): return docs.converted(new_code_cell(source), {}, "raptor_nb.core.config")
+    about, cell = page("#| export\ndef load_config(path):\n    'Read it'\n")
+    assert about.source.startswith("::::{py:function} load_config(") and ":module: raptor_nb.core.config" in about.source
+    assert "Read it" in about.source and cell.metadata.tags == ["hide-input"] and cell.source.startswith("def load_config")
+    assert [c.metadata.get("tags") for s in ("#| export\nimport os", "#| hide\n1", "1") for c in page(s)] == [["remove-cell"], ["remove-cell"], None]
+    assert page("#| default_exp core.config") == []
 
 
 def test_widgets_warnings_and_cleared_outputs_are_not_shown():
-    from nbformat.v4 import new_code_cell, new_output
     outputs = [new_output("stream", name="stderr", text="warning"), new_output("stream", name="stdout", text="shown"),
-               new_output("display_data", {"application/vnd.jupyter.widget-view+json": {}, "text/plain": "HBox()"}), new_output("display_data", {"text/plain": "7"}),
-               new_output("stream", name="stdout", text="\x1b[2K\r")]
+               new_output("display_data", {docs.WIDGET: {}, "text/plain": "HBox()"}),
+               new_output("display_data", {"text/plain": "7"}), new_output("stream", name="stdout", text="\x1b[2K\r")]
     assert docs.shown(new_code_cell("", outputs=outputs)) == [outputs[1], outputs[3]]
 
 
-def test_links_of_a_report_lead_where_its_notebook_meant():
-    from nbformat.v4 import new_markdown_cell
-    cell = new_markdown_cell("[a](10_proof.ipynb) [b](targets/onnx.ipynb) [c](https://example.org/x.ipynb) [d](../docs/server.md)")
-    assert docs.report_cell(cell, "../../").source == "[a](../../proof.ipynb) [b](../../targets/onnx.ipynb) [c](https://example.org/x.ipynb) [d](../../server.md)"
+def test_links_of_a_report_lead_where_its_notebook_meant(tmp_path):
+    text = "[a](10_proof.ipynb) [c](https://example.org/x.ipynb) [d](../docs/server.md) [e](#here)"
+    page = docs.report_page(write(tmp_path / "10_proof.ipynb", new_markdown_cell(text), new_code_cell("silent = 1")))
+    assert [c.source for c in page.cells] == [
+        "[a](../../nbs/10_proof.ipynb) [c](https://example.org/x.ipynb) [d](../../nbs/../docs/server.md) [e](#here)"]
 
 
-def test_a_report_of_the_very_same_cells_lends_its_outputs(tmp_path, monkeypatch):
-    import nbformat
-    from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
-    monkeypatch.chdir(tmp_path)
-    def write(path, *cells):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        nbformat.write(new_notebook(cells=list(cells)), path)
-        return path
-    stage = write(Path("nbs/03_x.ipynb"), new_markdown_cell("# x"), new_code_cell("a = 1"), new_code_cell("a"))
+def test_a_report_of_the_very_same_cells_lends_its_outputs(tmp_path):
+    stage = write(tmp_path / "nbs/03_x.ipynb", new_markdown_cell("# x"), new_code_cell("a = 1"), new_code_cell("#| hide\na"))
     seven = [new_output("execute_result", {"text/plain": "7"}, execution_count=1)]
-    write(Path("reports/old/03_x.ipynb"), new_code_cell("a = 1"), new_code_cell("b", outputs=seven))
-    assert docs.recorded(stage) is None
-    write(Path("reports/run/03_x.ipynb"), new_code_cell("a = 1"), new_code_cell("a = 7"), new_code_cell("a", outputs=seven))   # with injected parameters
-    report, outputs = docs.recorded(stage)
-    docs.take_over(stage, report, outputs)
-    first, *code = nbformat.read("build/executed/03_x.ipynb", as_version=4).cells
-    assert report == Path("reports/run/03_x.ipynb") and [len(c.outputs) for c in code] == [0, 1] and "](../reports/run/index.md)" in first.source
+    write(tmp_path / "reports/old/03_x.ipynb", new_code_cell("a = 1"), new_code_cell("b", outputs=seven))
+    assert docs.recorded(stage) is None and "mystnb" not in docs.notebook_page(stage, {}).metadata
+    write(tmp_path / "reports/run/03_x.ipynb", new_code_cell("a = 1"), new_code_cell("a = 7"),
+          new_code_cell("#| hide\na", outputs=seven))   # with injected parameters
+    page = docs.notebook_page(stage, {})
+    assert [c.get("outputs", []) for c in page.cells] == [[], [], seven]
+    assert "](../reports/run/README.md)" in page.cells[0].source and page.metadata.mystnb.execution_mode == "off"
+
+
+def test_measured_figures_come_from_the_changelog():
+    text = "# x\n### Added\n- a\n### Measured\n[b](reports/b.csv) [c](https://example.org)\n### Design\n- d\n"
+    assert docs.measured(text) == "[b](../reports/b.csv) [c](https://example.org)\n"
+    with pytest.raises(docs.SphinxError, match="has no section 'Measured'"): docs.measured("# x\n")

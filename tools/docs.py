@@ -1,354 +1,297 @@
-"""The documentation site, without Quarto: nbs/ -> executed -> nbdev's rendering -> Sphinx -> _docs/
+"""The documentation in _docs/: Sphinx reads the repository as it is, this file is its extension
 
-build/executed   the notebooks, executed as nbdev_test does (same shell, IN_TEST=1); one is executed again when it or the library changed.
-                 A stage with a report that was made by the very same cells shows the outputs of that report instead of a trial's
-_proc            the same after nbdev's processors: exported cells gone, their documentation in
-build/docs       what Sphinx reads: those notebooks in its dialect, the pages of docs/, the reports, the sources, the page that flies
+A notebook of nbs/ is executed in its folder, once for each state of its code and of the library
+(outputs are kept in build/executed by jupyter-cache). A stage whose report was made by the very
+same cells shows the outputs of that report and is not executed.
 """
-import argparse, ast, contextlib, hashlib, importlib, importlib.util, multiprocessing, os, pkgutil, re, shutil, subprocess, sys
-from concurrent.futures import ProcessPoolExecutor
-from html.parser import HTMLParser
+import argparse, ast, hashlib, html, importlib, inspect, os, re, shutil, sys
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import nbformat
-import yaml
-from execnb.nbio import read_nb, write_nb
-from execnb.shell import CaptureShell
-from nbdev.config import get_config
-from nbdev.serve import proc_nbs
-from pygments import highlight
-from pygments.formatters import HtmlFormatter
-from pygments.lexers import PythonLexer
-
-import fly
+from fastcore.docments import DocmentTbl
+from jupyter_cache import get_cache
+from jupyter_cache.base import CacheBundleIn
+from jupyter_cache.executors.utils import single_nb_execution
+from nbdev.showdoc import showdoc_nm
+from nbformat.v4 import new_code_cell, new_markdown_cell
+from sphinx.cmd.build import build_main
+from sphinx.errors import SphinxError
 
 ROOT = Path(__file__).resolve().parents[1]
-EXECUTED, SOURCES, SITE = Path("build/executed"), Path("build/docs"), Path("_docs")
-PAGES = {"docs/quickstart.md": "quickstart.md", "docs/see_it_fly.md": "see_it_fly.md", "docs/server.md": "server.md", "docs/android.md": "android.md",
-         "docs/microcontroller.md": "microcontroller.md", "docs/javascript.md": "javascript.md", "docs/flight_stacks.md": "flight_stacks.md", "docs/bad_input.md": "bad_input.md",
-         "docs/cite.md": "cite.md", "raptor_nb/weights/README.md": "weights.md", "CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md"}
-SECTIONS = {"Start": ["quickstart", "see_it_fly"], "Deploy": ["server", "android", "microcontroller", "javascript", "flight_stacks"],
-            "Reference": ["api", "weights", "bad_input", "benchmarks"], "Project": ["changelog", "contributing", "cite"]}
-FLYING = """<iframe class="fly" src="fly.html?embed&amp;policy=both&amp;eight" title="Drones in flight: ours in blue, published in orange" loading="lazy"></iframe>
+FLYING = """<iframe class="fly" src="../fly.html?embed&amp;policy=both&amp;eight" loading="lazy"
+title="Drones in flight: ours in blue, published in orange"></iframe>
 
-Ours in blue, the published policy in orange, the same drone. [Change the drone, poke it, drag its target](see_it_fly.md)."""
-DIRECTIVE = re.compile(r"^#\|\s*([\w-]+):?\s*(.*)$")
+Ours in blue, the published policy in orange, the same drone.
+[Change the drone, poke it, drag its target](../docs/see_it_fly.md)."""
+PICTURE = re.compile(r"^!\[[^\]]*\]\([^)]*fly\.\w+\)$", flags=re.M)
+DIRECTIVE = re.compile(r"^#\|\s*([\w-]+).*\n?", flags=re.M)
+WIDGET, CLEARED = "application/vnd.jupyter.widget-view+json", "\x1b[2K"
 
 
-def notebooks(folder):
-    "Notebooks below `folder` in reading order, without hidden ones and drafts"
-    return sorted(p for p in folder.rglob("*.ipynb") if not any(part[0] in "._" for part in p.relative_to(folder).parts))
-
-
-def show_sources(nb):
-    "Have nbdev keep the source of exported cells, folded away (all but those that only import)"
-    for cell in nb.cells:
-        if cell.cell_type == "code" and re.search(r"^\s*(def|class|@|\w+\s*=)", cell.source, flags=re.M):
-            cell.source = re.sub(r"^#\|\s*export\s*$", "#| exports", cell.source, flags=re.M)
-
-
-def recorded(path):
-    "The executed report with every code cell of this notebook, and its outputs by source; or None: it was never run as it stands"
-    code = lambda file: [c for c in nbformat.read(file, as_version=4).cells if c.cell_type == "code"]
-    wanted = {c.source for c in code(path)}
-    for report in sorted(Path("reports").glob(f"*/{path.name}")):
-        outputs = {c.source: c.outputs for c in code(report)}
-        if wanted <= set(outputs): return report, outputs
-
-
-def keep(nb, path):
-    "An executed notebook, into build/executed"
-    show_sources(nb)
-    out = EXECUTED / path.relative_to("nbs")
+def flying_page(out):
+    "The page on which drones fly: web/fly.html, made from web/page.html, to go to the site"
     out.parent.mkdir(parents=True, exist_ok=True)
-    write_nb(nb, out)
+    shutil.copy2("web/fly.html", out)
 
 
-def take_over(path, report, outputs):
-    "The notebook with the outputs of the report, into build/executed"
-    nb = read_nb(path)
-    for cell in nb.cells:
-        if cell.cell_type == "code": cell.outputs = outputs[cell.source]
-    first = next(c for c in nb.cells if c.cell_type == "markdown")
-    first.source += f"\n\n*What the cells show is from the run in [{report.parent.as_posix()}](../{report.parent.as_posix()}/index.md).*"
-    keep(nb, path)
+def state():
+    "A hash of what a page depends on besides its notebook: library, packages, data, this file"
+    files = [*Path("raptor_nb").rglob("*.*"), *Path("reports").rglob("*.csv"),
+             Path("requirements.lock"), Path("tools/docs.py")]
+    files = sorted(p for p in files if p.is_file() and p.suffix != ".pyc")
+    parts = [p.as_posix().encode() + p.read_bytes() for p in files]
+    return hashlib.sha256(b"".join(parts)).hexdigest()[:16]
 
 
-def execute(path):
-    "One notebook into build/executed, in this process. Raises SystemExit if it does not run"
-    os.environ["IN_TEST"] = "1"
-    nb, shell = read_nb(path), CaptureShell(path, mpl_format="png")
-    with contextlib.chdir(path.parent): shell.run_all(nb, preproc=lambda cell: shell.exc is not None)
-    if shell.exc: raise SystemExit(f"{path} does not run, so the site was not built: {type(shell.exc).__name__}: {shell.exc}")
-    keep(nb, path)
-
-
-def execute_all(jobs):
-    "The notebooks that changed, or all without a report if the library did: in processes that find the libraries imported already; the long ones first"
-    files = notebooks(Path("nbs"))
-    library = hashlib.sha256(b"".join(p.read_bytes() for p in sorted(Path("raptor_nb").rglob("*")) if p.suffix in {".py", ".cpp"})).digest()
-    reports = {p: found for p in files if (found := recorded(p))}
-    keys = {p: hashlib.sha256(p.read_bytes() + (reports[p][0].read_bytes() if p in reports else library)).hexdigest() for p in files}
-    notes = {p: (EXECUTED / p.relative_to("nbs")).with_suffix(".key") for p in files}
-    for old in notebooks(EXECUTED) if EXECUTED.exists() else []:
-        if not (Path("nbs") / old.relative_to(EXECUTED)).exists(): old.unlink()
-    changed = [p for p in files if not (notes[p].exists() and notes[p].read_text() == keys[p] and notes[p].with_suffix(".ipynb").exists())]
-    for path in [p for p in changed if p in reports]:
-        take_over(path, *reports[path])
-        notes[path].write_text(keys[path])
-        print(f"{path}: from {reports[path][0].parent}", flush=True)
-        changed.remove(path)
-    if not changed: return
-    for name in ("matplotlib.pyplot", "onnxruntime", "papermill", *(m.name for m in pkgutil.walk_packages(["raptor_nb"], "raptor_nb."))): importlib.import_module(name)
-    changed.sort(key=lambda p: (p.name[:2].isdigit(), p.name), reverse=True)
-    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("fork")) as pool:
-        for path, _ in zip(changed, pool.map(execute, changed)):
-            notes[path].write_text(keys[path])
-            print(f"{path}: executed", flush=True)
-
-
-def directives(cell):
-    "The `#| name: value` lines of a cell, which are taken out of it"
-    found, rest = {}, []
-    for line in cell.source.splitlines():
-        match = DIRECTIVE.match(line)
-        if match: found[match[1]] = match[2]
-        else: rest.append(line)
-    cell.source = "\n".join(rest).strip("\n")
+def public_names(folder):
+    "The public functions and classes of the library in `folder`: full name -> definition"
+    found = {}
+    for path in sorted(folder.rglob("*.py")):
+        module = ".".join(path.relative_to(folder.parent).with_suffix("").parts)
+        body = ast.parse(path.read_text(encoding="utf-8")).body
+        given = {ast.unparse(n.targets[0]): n.value for n in body if isinstance(n, ast.Assign)}
+        public = ast.literal_eval(given["__all__"]) if "__all__" in given else []
+        found |= {f"{module}.{n.name}": n for n in body if getattr(n, "name", None) in public}
     return found
 
 
-def localise(text, up):
-    "Links to the published site and to the library's repository -> pages of this site; Quarto's callouts -> Sphinx's"
-    cfg = get_config()
-    site = re.escape(f"{cfg.doc_host}{cfg.doc_baseurl}/")
-    library = re.escape(f"{cfg.git_url}/blob/{cfg.branch}/")
-    text = re.sub(rf'\[source\]\({library}([\w/]+)\.py(?:#L(\d+))?\)(\{{[^}}]*\}})?',
-                  lambda m: f'<a class="source" href="{up}source/{m[1]}.html#L-{m[2] or 1}">source</a>', text)
-    text = re.sub(rf"{site}([\w/]+)\.html", lambda m: f"{up}{m[1]}.ipynb", text)
-    text = re.sub(r"\]\((?:\.\./)+nbs/([\w/]+\.ipynb)", rf"]({up}\1", text)
-    text = re.sub(r"(\]\((?!https?:)[./\w]*?)\d\d_(\w+\.ipynb)", r"\1\2", text)
-    for source, name in PAGES.items(): text = re.sub(rf"\]\((\.\./)*{re.escape(source)}\)", f"]({up}{name})", text)
-    text = re.sub(r"\]\((?:\.\./)+reports/", f"]({up}reports/", text)
-    text = re.sub(r"\[([^\]]+)\]\((?:[^)\s]*#_\w+|\.\./concepts/[^)\s]*)\)", r"\1", text)   # private names have no place here, pydantic's docstrings link into its own site
-    text = re.sub(r"\{\.unnumbered\}|\{\.unlisted\}", "", text)
-    return re.sub(r"^:::\s*\{\.callout-(note|tip|warning|important|caution)[^}]*\}", r":::{\1}", text, flags=re.M)
+def linked(text, names, module):
+    "Markdown in which names of the library in backticks lead to their documentation"
+    def link(match):
+        here = f"{module}.{match[1]}"
+        full = here if here in names else next((n for n in names if n.endswith(f".{match[1]}")), "")
+        return f"{{py:obj}}`{match[1]} <{full}>`" if full else match[0]
+    parts = re.split(r"(^```.*?^```|^#.*?$|\[[^\]]*\]\([^)]*\))", text, flags=re.M | re.S)
+    parts[::2] = [re.sub(r"(?<![`\w}])`(\w+)(?:\(\))?`(?!`)", link, part) for part in parts[::2]]
+    return "".join(parts)
 
 
-def documented(text):
-    "What show_doc gives, in a box"
-    text = re.sub(r"^\s*---\s*", "", text)
-    text = re.sub(r"```python\s*\n(.*?)\s*```", r"```python\n\1\n```", text, flags=re.S)
-    name = re.search(r"^#+ ([\w.]+)", text, flags=re.M)
-    anchor = f'<span id="api-{name[1].lower()}"></span>\n\n' if name else ""
-    return f"{anchor}::::{{container}} api\n\n{text.strip()}\n\n::::"
+class Elided:   # a default that is too long for a signature
+    def __repr__(self): return "..."
+
+
+def documented(node, module):
+    "A definition for Sphinx: signature, docstring, nbdev's table of parameters"
+    name, value = showdoc_nm(node), importlib.import_module(module)
+    for part in name.split("."): value = getattr(value, part)
+    try: given = inspect.signature(value)
+    except (TypeError, ValueError): given = inspect.Signature()
+    plain = (type, str, int, float, tuple, type(None))
+    default = lambda p: p.default if isinstance(p.default, plain) else Elided()
+    bare = [p.replace(annotation=p.empty, default=default(p)) for p in given.parameters.values()]
+    signature = re.sub(r"<[^>]*>", "...", str(inspect.Signature(bare)))
+    kind = "class" if isinstance(node, ast.ClassDef) else "method" if "." in name else "function"
+    return f"::::{{py:{kind}}} {name}{signature}\n:module: {module}\n\n" \
+           f"{ast.get_docstring(node) or ''}\n\n{DocmentTbl(value)}\n\n::::"
+
+
+def code(cell): return DIRECTIVE.sub("", cell.source).strip("\n")
 
 
 def shown(cell):
-    "The outputs that a page can show: widgets need a kernel, warnings are for those who run it, and a cleared output has nothing in it"
-    widget, cleared = "application/vnd.jupyter.widget-view+json", "\x1b[2K"
-    said = lambda o: o.name != "stderr" and o.text.replace(cleared, "").strip()
-    return [o for o in cell.outputs if (said(o) if o.output_type == "stream" else widget not in o.get("data", {}))]
+    "The outputs that a page can show: widgets need a kernel, warnings are for those who run it"
+    said = lambda o: o.name != "stderr" and o.text.replace(CLEARED, "").strip()
+    return [o for o in cell.outputs
+            if (said(o) if o.output_type == "stream" else WIDGET not in o.get("data", {}))]
 
 
-def convert_cell(cell, up):
-    "One processed cell in Sphinx's dialect, or None"
-    new = nbformat.v4
-    if cell.cell_type == "markdown":
-        text = localise(cell.source, up)
-        return None if text.strip().startswith("<!-- WARNING") or not text.strip() else new.new_markdown_cell(text)
-    given = directives(cell)
-    if given.get("output") == "asis":
-        text = "\n\n".join("".join(o.get("data", {}).get("text/markdown", o.get("text", ""))) for o in cell.outputs)
-        return new.new_markdown_cell(documented(localise(text, up))) if text.strip() else None
-    if not cell.source.strip() and not cell.outputs: return None
-    tags = [t for t in cell.metadata.get("tags", []) if t != "parameters"]
-    if given.get("echo") == "false": tags.append("remove-input")
-    if given.get("include") == "false": return None
-    if "code-fold" in given or "exports" in given: tags.append("hide-input")
-    return new.new_code_cell(cell.source, outputs=shown(cell), metadata={"tags": tags})
+def converted(cell, names, module):
+    "The cells of a page for one cell of a notebook"
+    if cell.cell_type == "markdown": return [new_markdown_cell(linked(cell.source, names, module))]
+    given = DIRECTIVE.findall(cell.source)
+    if cell.cell_type != "code" or not code(cell): return []
+    if "hide" in given: return [new_code_cell(code(cell), metadata={"tags": ["remove-cell"]})]
+    if "export" not in given: return [new_code_cell(code(cell))]
+    body = ast.parse(code(cell)).body
+    nodes = [n for n in body if isinstance(n, (ast.FunctionDef, ast.ClassDef)) and n.name[0] != "_"]
+    imports = all(isinstance(n, (ast.Import, ast.ImportFrom)) for n in body)
+    tag = "remove-cell" if imports else "hide-input"
+    return [*(new_markdown_cell(linked(documented(n, module), names, module)) for n in nodes),
+            new_code_cell(code(cell), metadata={"tags": [tag]})]
 
 
-def write(cells, out):
-    "A notebook of these cells"
-    kernel = {"name": "python3", "display_name": "python3", "language": "python"}
-    out.parent.mkdir(parents=True, exist_ok=True)
-    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel}), out)
+def recorded(path):
+    "The executed report with every code cell of this notebook, and its outputs by code; or None"
+    cells = lambda p: [c for c in nbformat.read(p, as_version=4).cells if c.cell_type == "code"]
+    wanted = {c.source for c in cells(path)}
+    for report in sorted(path.parents[1].glob(f"reports/*/{path.name}")):
+        executed = cells(report)
+        if wanted <= {c.source for c in executed}:
+            return report, {code(c): shown(c) for c in executed}
 
 
-def convert(path, out):
-    "One page; its first cell is the notebook's own, of which nbdev keeps title and subtitle only"
-    nb, own = (nbformat.read(p, as_version=4) for p in (path, EXECUTED / path.relative_to("_proc")))
-    up = "../" * (len(out.relative_to(SOURCES).parts) - 1)
-    first = next(c for c in own.cells if c.cell_type == "markdown")
-    cells = [c for c in (convert_cell(cell, up) for cell in [first, *nb.cells] if cell.cell_type != "raw") if c]
-    write(cells, out)
+def notebook_page(path, names):
+    "A notebook of nbs/ for Sphinx: exported cells folded, after the documentation of their names"
+    nb = nbformat.read(path, as_version=4)
+    text = "\n".join(c.source for c in nb.cells)
+    exported = re.search(r"^#\|\s*default_exp (\S+)", text, flags=re.M)
+    module = f"raptor_nb.{exported[1]}" if exported else ""
+    nb.cells = [new for cell in nb.cells for new in converted(cell, names, module)]
+    if found := recorded(path):
+        report, outputs = found
+        for cell in nb.cells:
+            if cell.cell_type == "code": cell.outputs = outputs[cell.source]
+        run = report.parent.relative_to(path.parents[1])
+        link = f"[{run}](../{run}/README.md)"
+        nb.cells[0].source += f"\n\n*What the cells show is from the run in {link}.*"
+        nb.metadata["mystnb"] = {"execution_mode": "off"}
+    return nb
 
 
-def page(path):
-    "Where a rendered notebook goes: without the number, as nbdev names its pages"
-    return SOURCES / path.relative_to("_proc").with_name(re.sub(r"^\d+_", "", path.name))
+def report_page(path):
+    "An executed report: what it shows, with its code folded; its links are meant from nbs/"
+    nb = nbformat.read(path, as_version=4)
+    nb.cells = [c for c in nb.cells if c.cell_type == "markdown" or c.get("outputs")]
+    for cell in nb.cells:
+        if cell.cell_type == "code":
+            cell.metadata["tags"] = ["hide-input"]
+            cell.source, cell.outputs = code(cell), shown(cell)
+        else: cell.source = re.sub(r"\]\((?!\w+:|#)", "](../../nbs/", cell.source)
+    nb.metadata["mystnb"] = {"execution_mode": "off"}
+    return nb
 
 
-def source_pages():
-    "The library with numbered lines, for the links beside every definition"
-    for path in sorted(Path("raptor_nb").rglob("*.py")):
-        out = SOURCES / "extra/source" / path.with_suffix(".html")
-        out.parent.mkdir(parents=True, exist_ok=True)
-        style = HtmlFormatter(full=True, title=str(path), linenos="inline", lineanchors="L", anchorlinenos=True)
-        out.write_text(highlight(path.read_text(), PythonLexer(), style))
+def report_contents(folder):
+    "What follows the text of a report: its executed notebooks, data and figures"
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    names = lambda *ends: sorted(p.relative_to(folder).as_posix()
+                                 for p in folder.rglob("*") if p.suffix in ends)
+    stages = [name.removesuffix(".ipynb") for name in names(".ipynb")]
+    figures = [name for name in names(".png") if name not in text]
+    toctree = ["```{toctree}", ":maxdepth: 1", "", *stages, "```", ""] if stages else []
+    return "\n".join(["", "", *toctree, *(f"- [{name}]({name})" for name in names(".json", ".csv")),
+                      *(f"\n![{Path(p).stem.replace('_', ' ')}]({p})" for p in figures)])
 
 
-def report_cell(cell, up):
-    "A cell of an executed report: what it shows, with the code folded away; its links stand as in nbs/"
-    if cell.cell_type == "markdown": return nbformat.v4.new_markdown_cell(localise(re.sub(r"\]\((?=[\w/]+\.ipynb)", f"]({up}", cell.source), up))
-    if cell.cell_type != "code" or not cell.outputs: return None
-    directives(cell)
-    return nbformat.v4.new_code_cell(cell.source, outputs=shown(cell), metadata={"tags": ["hide-input"]})
+def api(names):
+    "Every public name by module: the first line of its documentation, its line in the source"
+    lines, last = [], None
+    for full, node in names.items():
+        module = full.rpartition(".")[0]
+        if module != last:
+            lines += ["", f"## {module}", ""]
+            lines += ["| name | what it does | line |", "| --- | --- | --- |"]
+        about = re.sub(r"([|<*_])", r"\\\1", (ast.get_docstring(node) or "").split("\n")[0])
+        source = f"../_modules/{module.replace('.', '/')}.html#{node.name}"
+        lines.append(f"| {{py:obj}}`{node.name} <{full}>` | {about} | "
+                     f'<a href="{source}">{node.lineno}</a> |')
+        last = module
+    return "\n".join(lines)
 
 
-def report_notebook(path):
-    "An executed stage as a page; which, and its title"
-    nb, out = nbformat.read(path, as_version=4), SOURCES / path
-    cells = [c for c in (report_cell(cell, "../../") for cell in nb.cells) if c]
-    title = next((m[1] for c in cells if c.cell_type == "markdown" for m in [re.search(r"^# (.+)$", c.source, flags=re.M)] if m), path.stem)
-    write(cells, out)
-    return path.stem, title
+def measured(changelog):
+    "The measured figures of the changelog, with its links from docs/"
+    found = re.search(r"^### Measured\n(.*?)(?=^##)", changelog, flags=re.M | re.S)
+    if not found: raise SphinxError("CHANGELOG.md has no section 'Measured' for the benchmarks")
+    return re.sub(r"\]\((?!\w+:)", "](../", found[1])
 
 
-def report_pages():
-    "A page a report: its figures, its executed stages, its verdict"
-    names = []
-    for folder in sorted(p for p in Path("reports").iterdir() if p.is_dir()):
-        out = SOURCES / folder
-        shutil.copytree(folder, out, ignore=shutil.ignore_patterns("*.ipynb", "*.html"))
-        for file in (p for p in folder.rglob("*") if p.suffix in {".json", ".csv"}):
-            (SOURCES / "extra" / file).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(file, SOURCES / "extra" / file)
-        stages = [report_notebook(p) for p in notebooks(folder)]
-        figures = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*.png"))
-        about = out / "README.md"
-        lines = [localise(about.read_text(), "../../") if about.exists() else f"# {folder.name}\n\nAn executed run: what went in, what came out, and whether it is good.", ""]
-        about.unlink(missing_ok=True)
-        lines += [f"- [{title}]({stem}.ipynb)" for stem, title in stages]
-        lines += [f'- <a href="{p.relative_to(folder).as_posix()}">{p.name}</a>' for p in sorted(folder.rglob("*")) if p.suffix in {".json", ".csv"}]
-        lines += ["", *(f"![{Path(name).stem.replace('_', ' ')}]({name})\n" for name in figures if about.name not in name)]
-        lines += [toctree("Stages", [stem for stem, _ in stages])] if stages else []
-        (out / "index.md").write_text("\n".join(lines) + "\n")
-        names.append(f"{folder.as_posix()}/index")
-    return names
+def execute_changed(app, env, docnames):
+    "Before Sphinx reads pages: notebooks without outputs in the cache are executed, two at a time"
+    cache, todo, failed = get_cache(app.config.nb_execution_cache_path), {}, []
+    for name in sorted((n for n in docnames if n.startswith("nbs/")), reverse=True):
+        nb = notebook_page(Path(env.doc2path(name)), app.public_names)
+        try: "mystnb" in nb.metadata or cache.match_cache_notebook(nb)
+        except KeyError: todo[name] = nb
+    def execute(name):
+        folder, quiet = Path(env.doc2path(name)).parent, ["--log-level=ERROR"]
+        return single_nb_execution(todo[name], folder, None, False, extra_arguments=quiet)
+    with ThreadPoolExecutor(2) as pool:
+        run = {pool.submit(execute, name): name for name in todo}
+        for future in as_completed(run):
+            name, error = run[future], future.exception() or future.result().err
+            if error:
+                what = f"{error.ename}: {error.evalue}" if hasattr(error, "ename") else repr(error)
+                failed.append(f"{name}.ipynb does not run: {what}")
+                continue
+            for cell in todo[name].cells:
+                if cell.cell_type == "code": cell.outputs = shown(cell)
+            bundle = CacheBundleIn(todo[name], name)
+            cache.cache_notebook_bundle(bundle, check_validity=False, overwrite=True)
+            print(f"{name}.ipynb: executed in {future.result().time:.0f} s", flush=True)
+    if failed: raise SphinxError("; ".join(failed))
 
 
-def benchmark_page():
-    "The measured figures of the changelog as a page of their own"
-    text = Path("CHANGELOG.md").read_text()
-    found = re.search(r"^### Measured\n(.*?)(?=^##)", text, flags=re.M | re.S)
-    if not found: raise SystemExit("CHANGELOG.md has no section 'Measured', from which the page of benchmarks is made")
-    (SOURCES / "benchmarks.md").write_text(f"# Benchmarks\n\nEvery measured figure, from the changelog; `make bench` runs the programs of `benchmarks/`.\n{localise(found[1], '')}")
+def source_read(app, docname, content):
+    "What Sphinx parses, for what it has read"
+    path = Path(app.env.doc2path(docname))
+    if docname.startswith("nbs/"):
+        nb = notebook_page(path, app.public_names)
+        if docname == app.config.root_doc:
+            for cell in nb.cells:   # the page itself in place of its picture
+                if PICTURE.search(cell.source): cell.source = PICTURE.sub(FLYING, cell.source)
+            contents = Path(app.confdir) / "contents.md"
+            nb.cells.append(new_markdown_cell(contents.read_text(encoding="utf-8")))
+            app.env.note_dependency(contents)
+        for report in path.parents[1].glob(f"reports/*/{path.name}"):
+            app.env.note_dependency(report)
+        content[0] = nbformat.writes(nb)
+    elif path.suffix == ".ipynb": content[0] = nbformat.writes(report_page(path))
+    elif docname.startswith("reports/"): content[0] += report_contents(path.parent)
+    elif docname == "docs/api": content[0] += api(app.public_names)
+    elif docname == "docs/benchmarks":
+        changelog = Path(app.srcdir) / "CHANGELOG.md"
+        content[0] += measured(changelog.read_text(encoding="utf-8"))
+        app.env.note_dependency(changelog)
 
 
-def first_line(node):
-    "Of a docstring, with what would be markdown escaped"
-    return re.sub(r"([|<*_])", r"\\\1", (ast.get_docstring(node) or "").split("\n")[0])
+def reports(app, env, *_):
+    "The pages that are read each time, since they list files"
+    return [name for name in env.found_docs if re.fullmatch("reports/[^/]+/README", name)]
 
 
-def api_page():
-    "Every public name with its signature, its page and its source"
-    lines = ["# API", "", "Everything public, by module. A name leads to its documentation, the number to its source.", ""]
-    for path in sorted(Path("raptor_nb").rglob("*.py")):
-        tree = ast.parse(path.read_text())
-        public = next((ast.literal_eval(n.value) for n in tree.body if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == "__all__"), [])
-        nodes = {n.name: n for n in tree.body if isinstance(n, (ast.FunctionDef, ast.ClassDef)) and n.name in public}
-        if not nodes: continue
-        name = path.with_suffix("").as_posix()
-        lines += [f"## {name.replace('/', '.')}", "", re.sub(r"([|<*])", r"\\\1", ast.get_docstring(tree) or ""), "", "| name | what it does | line |", "| --- | --- | --- |"]
-        for n in sorted(nodes.values(), key=lambda n: n.lineno):
-            page = f"{name.removeprefix('raptor_nb/')}.html#api-{n.name.lower()}"
-            lines.append(f'| <a href="{page}"><code>{n.name}</code></a> | {first_line(n)} | <a href="source/{name}.html#L-{n.lineno}">{n.lineno}</a> |')
-        lines.append("")
-    (SOURCES / "api.md").write_text("\n".join(lines) + "\n")
+def forget(app, env, docname): (Path(app.outdir) / f"{docname}.html").unlink(missing_ok=True)
 
 
-def mathjax():
-    "MathJax in one file that needs neither network nor fonts"
-    found = importlib.util.find_spec("sphinx-mathjax-offline")
-    if not found: raise SystemExit("the formulas of the site need MathJax: pip install sphinx-mathjax-offline, or set up again")
-    out = SOURCES / "_static/mathjax"
-    out.mkdir(parents=True)
-    shutil.copy2(Path(found.submodule_search_locations[0]) / "static/mathjax/tex-svg.js", out)
-
-
-def toctree(caption, pages):
-    return "\n".join(["```{toctree}", ":hidden:", f":caption: {caption}", "", *pages, "```", ""])
-
-
-def contents(reports):
-    "The site's table of contents, appended to the front page; a notebook that has no place in it yet comes last"
-    have = {p.relative_to(SOURCES).with_suffix("").as_posix() for p in notebooks(SOURCES)} - {"index"}
-    sidebar = yaml.safe_load(Path("nbs/sidebar.yml").read_text(encoding="utf-8"))["website"]["sidebar"]["contents"]
-    placed = {part["section"]: [re.sub(r"^\d+_", "", name.removesuffix(".ipynb")) for name in part["contents"]] for part in sidebar if isinstance(part, dict)}
-    placed["More"] = sorted(n for n in have - {p for part in placed.values() for p in part} if not n.startswith("reports/"))
-    parts = {name: [p for p in part if p in have] for name, part in placed.items()}
-    parts = {"Start": SECTIONS["Start"] + parts.pop("Start", [])} | parts | {"Reports": reports} | {name: SECTIONS[name] for name in ("Deploy", "Reference", "Project")}
-    return nbformat.v4.new_markdown_cell("\n".join(toctree(name, part) for name, part in parts.items() if part))
-
-
-def gather():
-    "Everything that Sphinx reads, in build/docs"
-    shutil.rmtree(SOURCES, ignore_errors=True)
-    shutil.copytree("docs", SOURCES)
-    (SOURCES / "extra").mkdir()
-    for path in notebooks(Path("_proc")): convert(path, page(path))
-    for source, name in PAGES.items(): (SOURCES / name).write_text(localise(Path(source).read_text(), ""))
-    reports = report_pages()
-    source_pages(); api_page(); benchmark_page(); mathjax()
-    fly.write_page(SOURCES / "extra/fly.html")
-    front_page = SOURCES / "index.ipynb"
-    nb = nbformat.read(front_page, as_version=4)
-    for cell in nb.cells: cell.source = re.sub(r"^!\[[^\]]*\]\([^)]*reports/site/fly\.png\)$", lambda _: FLYING, cell.source, flags=re.M)   # the page itself, in place of its picture
-    nb.cells.append(contents(reports))
-    nbformat.write(nb, front_page)
-
-
-class Links(HTMLParser):
-    "Where a page leads, and the places in it"
-    def __init__(self, path):
-        super().__init__()
-        self.links, self.ids = [], set()
-        self.feed(path.read_text(encoding="utf-8", errors="replace"))
-
-    def handle_starttag(self, tag, attributes):
-        for name, value in attributes:
-            if name in ("id", "name") and value: self.ids.add(value)
-            elif name in ("href", "src") and value: self.links.append(value)
+def setup(app):
+    app.public_names = public_names(Path(app.srcdir) / "raptor_nb")
+    app.connect("env-before-read-docs", execute_changed)
+    app.connect("source-read", source_read)
+    app.connect("env-get-outdated", reports)
+    app.connect("env-purge-doc", forget)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
 
 
 def broken_links(site):
-    "Every link within the site that leads nowhere"
-    pages = {p.resolve(): Links(p) for p in site.rglob("*.html") if "_static" not in p.parts}   # there lie templates of the theme
-    for path, found in sorted(pages.items()):
-        for link in found.links:
-            parts = urlsplit(link)
-            if parts.scheme or parts.netloc: continue
-            target = (path.parent / unquote(parts.path)).resolve() if parts.path else path
-            if not target.exists(): yield f"{path.relative_to(site.resolve())}: {link}"
-            elif parts.fragment and target in pages and unquote(parts.fragment) not in pages[target].ids: yield f"{path.relative_to(site.resolve())}: {link} (no such place in it)"
+    "The links that lead nowhere within the site; Sphinx does not see those in raw HTML"
+    links, ids = [], set()   # (page, where it leads), (page, place in it)
+    for page in sorted(p for p in site.rglob("*.html") if "_static" not in p.parts):
+        text = page.read_text(encoding="utf-8")
+        text = re.sub(r"(<script[^>]*>).*?</script>", r"\1", text, flags=re.S)
+        for name, value in re.findall(r'\s(id|name|href|src)="([^"]+)"', text):
+            if name in ("id", "name"): ids.add((page, value))
+            else: links.append((page, html.unescape(value)))
+    def leads(page, link):
+        to = urlsplit(link)
+        target = Path(os.path.normpath(page.parent / unquote(to.path))) if to.path else page
+        place = target.suffix == ".html" and unquote(to.fragment)
+        return to.scheme or to.netloc or target.exists() and (not place or (target, place) in ids)
+    return [f"{page.relative_to(site)}: {link}" for page, link in links if not leads(page, link)]
 
 
 def main():
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    argparse.ArgumentParser(description=__doc__).parse_args()
     os.chdir(ROOT)
-    execute_all(jobs=2)
-    shutil.rmtree("_proc", ignore_errors=True)
-    proc_nbs(str(EXECUTED), n_workers=0, force=True)
-    gather()
-    shutil.rmtree(SITE, ignore_errors=True)
-    done = subprocess.run([sys.executable, "-m", "sphinx", "-q", "-j", "2", "-d", "build/doctrees", str(SOURCES), str(SITE)])
-    if done.returncode: raise SystemExit("Sphinx did not finish: see above")
-    broken = list(broken_links(SITE))
+    os.environ |= {"IN_TEST": "1", "OMP_NUM_THREADS": "1", "TF_CPP_MIN_LOG_LEVEL": "3",
+                   "PYTHONPATH": str(ROOT)}
+    sys.path[:0] = [str(ROOT)]
+    site, doctrees = Path("_docs"), Path("build/doctrees")
+    executed = Path("build/executed") / state()
+    for old in executed.parent.glob("*"):
+        if old != executed: shutil.rmtree(old)
+    executed.mkdir(parents=True, exist_ok=True)
+    if not doctrees.exists(): shutil.rmtree(site, ignore_errors=True)
+    flying_page(Path("build/extra/fly.html"))
+    if build_main(["-q", "-W", "--keep-going", "-j", "2", "-c", "docs", "-d", str(doctrees),
+                   "-D", f"nb_execution_cache_path={executed}", ".", str(site)]):
+        shutil.rmtree(doctrees, ignore_errors=True)   # else the next try would not say it again
+        raise SystemExit("the site was not built: see above")
+    broken = broken_links(site)
     if broken: raise SystemExit("\n".join(["links that lead nowhere:", *broken]))
-    print(f"the site is in {SITE}/index.html; {len(list(SITE.rglob('*.html')))} pages, no broken link")
+    pages = len(list(site.rglob("*.html")))
+    print(f"the site is in {site}/index.html; {pages} pages, no broken link")
 
 
 if __name__ == "__main__": main()
