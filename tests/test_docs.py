@@ -64,7 +64,8 @@ def test_links_that_lead_nowhere_are_found(tmp_path):
     (tmp_path / "index.html").write_text(
         '<a href="sub/a.html#here">1</a> <a href="sub/a.html#there">2</a> <a href="https://example.org/x">3</a> '
         '<img src="no.png"> <a href="#top" id="top">4</a> <a href="a%20b.txt">5</a>')
-    (tmp_path / "sub/a.html").write_text('<p id="here"></p><a href="../index.html">1</a><a href="../gone.html">2</a>')
+    (tmp_path / "sub/a.html").write_text('<p id="here"></p><a href="../index.html">1</a><a href="../gone.html">2</a>'
+                                       '<pre>&lt;a href="shown.html"&gt;</pre><script>"<a href=\'no.html\'>"</script>')
     (tmp_path / "a b.txt").write_text("")
     assert docs.broken_links(tmp_path) == ["index.html: sub/a.html#there", "index.html: no.png", "sub/a.html: ../gone.html"]
 

@@ -191,7 +191,8 @@ def measured(changelog):
 def execute_changed(app, env, docnames):
     "Before Sphinx reads pages: notebooks without outputs in the cache are executed, two at a time"
     cache, todo, failed = get_cache(app.config.nb_execution_cache_path), {}, []
-    for name in sorted((n for n in docnames if n.startswith("nbs/")), reverse=True):
+    names = [n for n in docnames if n.startswith("nbs/")]
+    for name in sorted(names, key=lambda n: (n[4].isdigit(), n), reverse=True):   # long ones first
         nb = notebook_page(Path(env.doc2path(name)), app.public_names)
         try: "mystnb" in nb.metadata or cache.match_cache_notebook(nb)
         except KeyError: todo[name] = nb
@@ -260,9 +261,10 @@ def broken_links(site):
     for page in sorted(p for p in site.rglob("*.html") if "_static" not in p.parts):
         text = page.read_text(encoding="utf-8")
         text = re.sub(r"(<script[^>]*>).*?</script>", r"\1", text, flags=re.S)
-        for name, value in re.findall(r'\s(id|name|href|src)="([^"]+)"', text):
-            if name in ("id", "name"): ids.add((page, value))
-            else: links.append((page, html.unescape(value)))
+        for tag in re.findall(r'<[a-z][^<>]*\s(?:id|name|href|src)="[^<>]*>', text):
+            for name, value in re.findall(r'\s(id|name|href|src)="([^"]+)"', tag):
+                if name in ("id", "name"): ids.add((page, value))
+                else: links.append((page, html.unescape(value)))
     def leads(page, link):
         to = urlsplit(link)
         target = Path(os.path.normpath(page.parent / unquote(to.path))) if to.path else page
