@@ -5,7 +5,7 @@ extern "C" {
 
 // ---------------------------------------------------------------- teachers
 struct TeachTask {
-    int32_t flights, steps, width, obs, hidden;        // of a drone; steps of a flight; values in a row, 26 at least for teachers that see rotor speeds
+    int32_t flights, steps, width, obs, hidden;        // of a drone; steps of a flight; values in a row: 22 seen, 4 rotor speeds, position and velocity of the target
     const float *w1, *b1, *w2, *b2, *w3, *b3;          // (D, ...)
     const float *rows, *force;                         // (D, flights, steps, width); (D, flights, 3) share of the weight
     const int32_t* length;                             // (D, flights) steps that count
@@ -25,6 +25,7 @@ static void teach_of(const TeachTask& t, int drone) { // sixteen rows side by si
             const int row = first + (l < m ? l : m - 1); const float *x = rows + (size_t)row * t.width, *f = force + row / t.steps * 3;
             for (int i = 0; i < (O < 26 ? O : 26); i++) seen[i][l] = x[i];
             for (int i = 26; i < O; i++) seen[i][l] = f[i - 26];
+            for (int i = 0; i < 3; i++) { seen[i][l] -= x[26 + i]; seen[12 + i][l] -= x[29 + i]; } // as seen from the target
         }
         act(actor, seen, h1, h2, chosen);
         for (int l = 0; l < m; l++) for (int i = 0; i < 4; i++) action[(size_t)(first + l) * 4 + i] = chosen[i][l];
