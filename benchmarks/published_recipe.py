@@ -1,10 +1,10 @@
 """What makes the published recipe come out as it does? Short trainings by epochs, one thing changed in each.
 
-    python benchmarks/published_recipe.py --teachers runs/full --out reports/published_recipe/ablation.csv
-    python benchmarks/published_recipe.py --teachers runs/full --only "as published" "as before" --out reports/published_recipe/ablation.csv
+    python benchmarks/published_recipe.py --out reports/published_recipe/ablation.csv
+    python benchmarks/published_recipe.py --teachers runs/full --only "as published" "as before"
 
-The first so many teachers of a run (`teachers.safetensors` and `drones.json`) with more flights each and smaller batches than in the whole recipe, so that an epoch has about as many batches as the published one (155) at a quarter of the
-steps. A row a training: return, share of flights that ended and loss are the mean over its last five epochs, in the flights that it was trained in; `return_published` is of the last student in flights as published. Rows of the same name,
+The first so many teachers of a run (`teachers.safetensors` and `drones.json`), or, where none is named, teachers made here by gradients, with more flights each and smaller batches than in the whole recipe, so that an epoch has about as
+many batches as the published one (155) at a quarter of the steps. A row a training: return, share of flights that ended and loss are the mean over its last five epochs, in the flights that it was trained in; `return_published` is of the last student in flights as published. Rows of the same name,
 teachers and seed are replaced. A training takes about two minutes of one core.
 """
 import argparse
@@ -42,7 +42,7 @@ def train(args, name, stack, fleet):
         for e in range(args.epochs):
             rows.append(epoch(run))
             if e % 10 == 9: print(name, e, {k: round(rows[-1][k], 4) for k in ("return", "ended", "loss")}, flush=True)
-    other = Run(load_config(settings, data_collection=VARIANTS["as published"][1] | dict(trajectories=.5, max_position=.5, velocity_limit=True)), stack, fleet, workers=args.workers)
+    other = Run(load_config(settings, data_collection=own), stack, fleet, workers=args.workers)
     with closing(other.crew), one_thread(): other.crew.collect(run.student, args.seed, args.epochs)
     last = lambda key: float(np.mean([r[key] for r in rows[-5:]]))
     return dict(name=name, change=change, teachers=args.name or f"{stack.obs_dim} values", teacher_return=float(np.mean([r["return"] for r in rows[:10]])), epochs=args.epochs, drones=stack.n, seed=args.seed,
@@ -51,20 +51,26 @@ def train(args, name, stack, fleet):
 
 if __name__ == "__main__":
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--teachers", type=Path, required=True, help="folder with teachers.safetensors and drones.json")
+    p.add_argument("--teachers", type=Path, help="folder with teachers.safetensors and drones.json; none: teachers are made, in about a minute")
     p.add_argument("--name", default="", help="of these teachers, in the table")
     p.add_argument("--only", nargs="*", default=list(VARIANTS), choices=list(VARIANTS))
     for flag, default in (("--drones", 125), ("--flights", 20), ("--batch", 16), ("--epochs", 60), ("--seed", 42), ("--workers", 1)): p.add_argument(flag, type=int, default=default)
     p.add_argument("--out", type=Path, default=Path("runs/benchmarks/published_recipe.csv"))
     args = p.parse_args()
 
+    from raptor_nb.core.config import load_config
     from raptor_nb.core.records import load_table, save_table
     from raptor_nb.distill import match
-    from raptor_nb.drones import load_fleet
+    from raptor_nb.drones import load_fleet, sample_fleet
+    from raptor_nb.learn import apg
     from raptor_nb.policy import Teachers
-    stack = Teachers.load(args.teachers / "teachers.safetensors")
-    stack = stack.select(stack.ids[:args.drones])
-    fleet = match(stack, load_fleet(args.teachers / "drones.json"))
+    if args.teachers:
+        stack = Teachers.load(args.teachers / "teachers.safetensors")
+        stack = stack.select(stack.ids[:args.drones])
+        fleet = match(stack, load_fleet(args.teachers / "drones.json"))
+    else:
+        fleet = sample_fleet(args.drones)
+        stack = apg.train(load_config("default", apg=dict(updates=300)).apg, fleet, args.seed)
     for name in args.only:
         row = train(args, name, stack, fleet)
         known = load_table(args.out) if args.out.exists() else pd.DataFrame(columns=list(row))
