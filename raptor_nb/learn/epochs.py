@@ -134,19 +134,19 @@ def targets(seeds: list,      # n, one a flight
             how=Langevin(),
            ):                 # (n, T, 6) float32: position in m, velocity in m/s; zero where it rests
     "Paths of the target as the published teachers had them"
-    noise = np.zeros((steps, len(seeds), 3))
-    for i, seed in enumerate(seeds):
-        random = np.random.Generator(np.random.Philox(key=seed))
-        if random.random() < share: noise[:, i] = random.standard_normal((steps, 3))
-    out = np.zeros((steps, len(seeds), 6), np.float32)
-    x, v, position, velocity = np.zeros((4, len(seeds), 3))
-    for t in range(steps - 1):
-        v = v - how.dt * (how.gamma * v + how.omega**2 * x) + how.sigma * how.dt**0.5 * noise[t]
-        x = x + how.dt * v
-        velocity = velocity + how.alpha * (v - velocity)
-        position = position + how.dt * velocity
-        out[t + 1, :, :3], out[t + 1, :, 3:] = position, velocity
-    return out.transpose(1, 0, 2)
+    chance = [np.random.Generator(np.random.Philox(key=seed)) for seed in seeds]
+    moving = np.flatnonzero([c.random() < share for c in chance])
+    if not len(moving): return np.zeros((len(seeds), steps, 6), np.float32)
+    kicks = how.sigma * how.dt**0.5 * np.stack([chance[i].standard_normal((steps, 3)) for i in moving], 1)
+    path, out = np.zeros((*kicks.shape[:2], 6)), np.zeros((len(seeds), steps, 6), np.float32)
+    x, v = np.zeros((2, *kicks.shape[1:]))
+    for before, after, kick in zip(path, path[1:], kicks):
+        v += kick - how.dt * (how.gamma * v + how.omega**2 * x)
+        x += how.dt * v
+        after[:, 3:] = before[:, 3:] + how.alpha * (v - before[:, 3:])
+        after[:, :3] = before[:, :3] + how.dt * after[:, 3:]
+    out[moving] = path.swapaxes(0, 1)
+    return out
 
 def nearer(position, target): # (n, 3) m each -> (n,)
     "By how much more the reward of the target is than that of the origin"
@@ -179,14 +179,16 @@ class Squad:
         simulator, alive = self.simulator, np.ones(self.n, bool)
         simulator.seed(seeds); simulator.reset()
         flights.force.copy_(torch.from_numpy(simulator.force() / self.weight))
-        target = flights.rows[..., 26:]
-        if trajectories: target.copy_(torch.from_numpy(targets(seeds, target.shape[1], trajectories)))
+        if trajectories:
+            path = targets(seeds, flights.rows.shape[1], trajectories)
+            moving = np.flatnonzero(path[:, -1].any(1))
+            flights.rows[..., 26:] = torch.from_numpy(path)
         gain, length = np.zeros(self.n, np.float32), np.zeros(self.n, np.int32)
         for step in range(flights.rows.shape[1]):
             seen = simulator.observe()
             if visit: visit(step, seen, alive)
             reward, ended = simulator.step(pilot(step, seen, self.speeds()))
-            if trajectories: reward += ~ended * nearer(seen[:, :3], target[:, step, :3].numpy())
+            if trajectories: reward[moving] += ~ended[moving] * nearer(seen[moving, :3], path[moving, step, :3])
             gain += reward * alive; length += alive
             if not ended.any(): continue
             alive &= ~ended
