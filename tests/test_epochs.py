@@ -8,7 +8,7 @@ from raptor_nb.core.config import load_config
 from raptor_nb.core.records import Checkpoints
 from raptor_nb.drones import sample_fleet, vary
 from raptor_nb.environment import Simulator, see
-from raptor_nb.learn import epochs, native
+from raptor_nb.learn import epochs, native, sac
 from raptor_nb.policy import RaptorPolicy, Teachers
 
 SMALL = dict(distillation=dict(method="epochs", sequence_length=40, batch_size=16, n_epochs=6, epoch_teacher_forcing=2, learning_rate=3e-3),
@@ -33,9 +33,12 @@ def fleet(): return sample_fleet(3)
 def test_labels_are_what_the_teachers_do(fleet, obs_dim, activation):
     teachers, flights = actors(fleet, obs_dim, activation), epochs.record(15, 33)
     flights.rows.normal_(); flights.force.normal_(); flights.length.fill_(33)
-    epochs.teach(teachers, flights)
-    seen = torch.cat([flights.rows, flights.force[:, None].expand(15, 33, 3)], 2)[..., :obs_dim].reshape(3, -1, obs_dim)
-    assert torch.allclose(flights.label.view(3, -1, 4), teachers(seen), atol=1e-5)
+    seen, target = torch.cat([flights.rows[..., :26], flights.force[:, None].expand(15, 33, 3)], 2), flights.rows[..., 26:]
+    seen[..., :3] -= target[..., :3]; seen[..., 12:15] -= target[..., 3:]
+    for fast in (True, False):
+        flights.label.zero_()
+        epochs.teach(teachers, flights, fast)
+        assert torch.allclose(flights.label.view(3, -1, 4), teachers(seen[..., :obs_dim].reshape(3, -1, obs_dim)), atol=1e-5)
 
 
 def test_labels_reach_as_far_as_the_flights(fleet):
@@ -128,6 +131,50 @@ def test_flights_end_at_2_m_s_where_the_settings_say_so(fleet):
     assert ended[0] > 0.5 and ended[1] == 0
 
 
+def test_flights_begin_near_the_target_where_the_settings_say_so(fleet):
+    wide, far = [vary(d, max_position=3., position_threshold=9.) for d in fleet], []
+    for within in (.5, 0.):
+        run = epochs.Run(load_config(TASK, data_collection=dict(max_position=within), environment=dict(episode_steps=2)), actors(wide), wide)
+        run.crew.collect()
+        far.append(run.flights.rows[:, 0, :3].abs().max().item())
+    assert .4 < far[0] <= .5 and 2 < far[1] <= 3
+
+
+def test_targets_move_as_those_of_the_published_teachers():
+    seeds = list(range(40, 240))
+    paths = epochs.targets(seeds, 300, .5)
+    moving = np.abs(paths[:, -1]).sum(1) > 0
+    assert (paths[:, 0] == 0).all() and (paths[~moving] == 0).all() and .35 < moving.mean() < .65
+    assert np.array_equal(epochs.targets(seeds[50:60], 300, .5), paths[50:60]) # a flight's path is its own
+    class Chance:
+        def __init__(self, seed):
+            self.random = np.random.Generator(np.random.Philox(key=seed)); self.random.random()
+            self.noise = iter(self.random.standard_normal((300, 3)))
+        def standard_normal(self, n): return next(self.noise)
+    first = int(np.flatnonzero(moving)[0])
+    target = sac.Target(Chance(seeds[first]))
+    for row in paths[first, 1:]:
+        target.step()
+        assert row[:3] == pytest.approx(target.position, abs=1e-6) and row[3:] == pytest.approx(target.velocity, abs=1e-6)
+
+
+def test_the_reward_is_that_of_the_target_which_the_student_does_not_see(fleet):
+    student, squad, seeds = RaptorPolicy.published(), epochs.Squad(actors(fleet), fleet, 8), list(range(24))
+    resting, moving = epochs.record(24, 80), epochs.record(24, 80)
+    squad.fly(epochs.StudentPilot(student, resting), resting, seeds)
+    squad.fly(epochs.StudentPilot(student, moving), moving, seeds, trajectories=.5)
+    assert torch.equal(resting.length, moving.length)
+    changed = 0
+    for i, n in enumerate(resting.length.tolist()):
+        assert torch.equal(resting.rows[i, :n, :26], moving.rows[i, :n, :26])
+        n -= int(resting.ended[i]) # the penalty of the last step does not depend on the target
+        position, target = moving.rows[i, :n, :3], moving.rows[i, :n, 26:29]
+        more = (position.norm(dim=1) - (position - target).norm(dim=1)).sum().item()
+        assert (moving.gain[i] - resting.gain[i]).item() == pytest.approx(more, abs=1e-3)
+        changed += more != 0
+    assert 4 < changed < 20
+
+
 def test_steady_offset_is_where_a_teacher_rests(fleet):
     resting = [vary(d, force=0., guidance=1.) for d in fleet]
     teachers = actors(resting)
@@ -148,8 +195,9 @@ def test_the_offset_is_taken_from_the_position_alone():
     where, begins = epochs.chained(flights.length, 30, 7, 16)
     observation, label, reset = epochs.sequences(flights, shift, where, begins)
     at = torch.from_numpy(where).long()
-    assert torch.equal(observation[..., 3:], flights.rows.view(-1, 26)[at][..., 3:22]) and torch.equal(label, flights.label.view(-1, 4)[at])
-    assert torch.allclose(observation[..., :3] + shift[at // 30], flights.rows.view(-1, 26)[at][..., :3], atol=1e-6)
+    rows = flights.rows.view(-1, epochs.WIDTH)[at]
+    assert torch.equal(observation[..., 3:], rows[..., 3:22]) and torch.equal(label, flights.label.view(-1, 4)[at])
+    assert torch.allclose(observation[..., :3] + shift[at // 30], rows[..., :3], atol=1e-6)
 
 
 @given(st.lists(st.integers(0, 12), min_size=1, max_size=20).filter(any), st.integers(1, 15), st.integers(1, 4), st.booleans())

@@ -244,7 +244,9 @@ class DataCollection:
     num_episodes_eval: Count = 100            # a teacher, for its steady offset
     on_policy: bool = True                    # the student flies, from epoch_teacher_forcing on
     shuffle: bool = True                      # whole flights are shuffled, then chained
-    velocity_limit: bool = False              # keep l2f's 2 m/s rule
+    velocity_limit: bool = True               # keep l2f's 2 m/s rule
+    max_position: NonNegative = 0.5           # m, flights begin within this distance of the target on each axis; 0: where the drone's own do
+    trajectories: Share = 0.5                 # of flights: the target moves, which the teacher sees and the student does not
 
 # %% ../../nbs/core/config.ipynb #d67ef5fd
 @section

@@ -8,7 +8,8 @@ extern "C" {
 int32_t lanes() { return LANES; }
 
 struct TeachTask {
-    int32_t flights, steps, width, obs, hidden;  // of a drone; of a flight; values in a row: at least 26 for rotor speeds
+    // of a drone; of a flight; values in a row: 22 observed, 4 rotor speeds, position and velocity of the target
+    int32_t flights, steps, width, obs, hidden;
     const float *w1, *b1, *w2, *b2, *w3, *b3;    // (D, ...)
     const float *rows, *force;                   // (D, flights, steps, width); (D, flights, 3) share of the weight
     const int32_t* length;                       // (D, flights) steps that count
@@ -57,6 +58,10 @@ void teach_of(const TeachTask& t, int drone) {
             const float *x = rows + (size_t)row * t.width, *f = force + row / t.steps * 3;
             for (int i = 0; i < (O < 26 ? O : 26); i++) obs[i][l] = x[i];
             for (int i = 26; i < O; i++) obs[i][l] = f[i - 26];
+            for (int i = 0; i < 3; i++) {  // relative to the target: its position and velocity end the row
+                obs[i][l] -= x[26 + i];
+                obs[12 + i][l] -= x[29 + i];
+            }
         }
         actor_forward(actor, obs, h1, h2, wanted);
         for (int l = 0; l < m; l++)
