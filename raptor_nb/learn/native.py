@@ -104,7 +104,8 @@ def library(name): # ctypes library
     path = build(name)
     lib = ctypes.CDLL(str(path))
     if lib.lanes() != LANES:
-        raise NativeError(f"{path} was compiled for {lib.lanes()} flights side by side, not {LANES}")
+        raise NativeError(f"{path} was compiled for {lib.lanes()} flights side by side, "
+                          f"not {LANES}")
     for kind in _structures.get(name, []):
         size, ours = getattr(lib, f"size_of_{kind.__name__}")(), ctypes.sizeof(kind)
         if size != ours:
@@ -125,8 +126,8 @@ def _pool(workers): return ThreadPoolExecutor(workers, thread_name_prefix="nativ
 _workers = []
 
 @contextmanager
-def small_operations(workers=None): # threads of the native engine; None: as many as torch had, or as told further out
-    "Within, torch keeps to one thread: its small operations lose more by waiting for each other than they gain"
+def small_operations(workers=None): # threads of the native engine; None: as many as torch had
+    "Within, torch keeps to one thread: its small operations lose more by waiting than they gain"
     before = torch.get_num_threads()
     _workers.append(workers or (_workers[-1] if _workers else before))
     torch.set_num_threads(1)
@@ -144,7 +145,8 @@ def spread(function, # of the library
     workers = max(1, min(workers or (_workers[-1] if _workers else torch.get_num_threads()), parts))
     if workers == 1: return function(ctypes.byref(task), 0, parts)
     size = -(-parts // (4 * workers))
-    list(_pool(workers).map(lambda i: function(ctypes.byref(task), i, min(i + size, parts)), range(0, parts, size)))
+    part = lambda i: function(ctypes.byref(task), i, min(i + size, parts))
+    list(_pool(workers).map(part, range(0, parts, size)))
 
 # %% ../../nbs/learn/native.ipynb #cf437416
 COST = "near precision damping wall position_wall velocity_wall rate_wall".split()
@@ -178,31 +180,50 @@ def task(kind,      # of `structure`
     if bad: raise NativeError(f"{bad} must be contiguous, on the CPU and float32")
     return kind(**{k: v.data_ptr() if isinstance(v, Tensor) else v for k, v in values.items()})
 
-# %% ../../nbs/learn/native.ipynb #cd80f3c0
+# %% ../../nbs/learn/native.ipynb #f0d64323
 def table(fleet: Fleet): # (D, 72) float32, in the order of `Drone` in physics.h
     "A fleet as rows of numbers"
-    flat = lambda x: [y for part in x for y in flat(part)] if isinstance(x, tuple) else [x]
-    columns = [*flat((fleet.force_map, fleet.torque_map)), *fleet.thrust_curve.flatten(-2).unbind(-1), *fleet.rising.unbind(-1), *fleet.falling.unbind(-1),
-               *flat((fleet.mass, fleet.gravity, fleet.inertia, fleet.inertia_inv, fleet.rotor_min, fleet.rotor_max, fleet.dt, fleet.limits))]
-    return torch.stack([torch.as_tensor(c, dtype=torch.float32).expand(fleet.size, 1)[:, 0] for c in columns], 1).contiguous()
+    def flat(x): return [y for part in x for y in flat(part)] if isinstance(x, tuple) else [x]
+    f = fleet
+    columns = [
+        *flat((f.force_map, f.torque_map)), *f.thrust_curve.flatten(-2).unbind(-1),
+        *f.rising.unbind(-1), *f.falling.unbind(-1),
+        *flat((f.mass, f.gravity, f.inertia, f.inertia_inv)),
+        *flat((f.rotor_min, f.rotor_max, f.dt, f.limits))]
+    column = lambda c: torch.as_tensor(c, dtype=torch.float32).expand(f.size, 1)[:, 0]
+    return torch.stack([column(c) for c in columns], 1).contiguous()
 
-# %% ../../nbs/learn/native.ipynb #4e4b5654
+# %% ../../nbs/learn/native.ipynb #03610131
 def laid(x, # (D, E, k)
         ):  # (D, k, E) contiguous
     "Flights last"
     return x.detach().to(torch.float32).mT.contiguous()
 
+def _number(x): return x.to(torch.float32).contiguous() # of any type
+
+def _seeds(n, seed): # of the random numbers of n blocks
+    return torch.randint(2**62, (n,), generator=torch.Generator().manual_seed(seed))
+
+# %% ../../nbs/learn/native.ipynb #9ab07d61
 def check_flights(n): # environments a drone. Raises NativeError
-    if n % LANES: raise NativeError(f"there are {n} environments a drone; the native engine flies {LANES} side by side, so it must be a multiple of {LANES}")
+    if n % LANES == 0: return
+    raise NativeError(f"there are {n} environments a drone; the native engine flies {LANES} "
+                      f"side by side, so it must be a multiple of {LANES}")
 
 def check_shapes(**wanted): # name: (tensor, its shape). Raises NativeError
     for name, (x, shape) in wanted.items():
-        if tuple(x.shape) != shape: raise NativeError(f"{name} has shape {tuple(x.shape)}; it must be {shape}")
+        if tuple(x.shape) == shape: continue
+        raise NativeError(f"{name} has shape {tuple(x.shape)}; it must be {shape}")
 
 def check_actors(obs_dim, hidden_dim): # Raises NativeError
-    if hidden_dim % LANES or hidden_dim > 256: raise NativeError(f"the actors have {hidden_dim} hidden units; the native engine takes multiples of {LANES} up to 256")
-    if obs_dim not in (22, 26, 29): raise NativeError(f"the actors see {obs_dim} values; the native engine knows 22, 26 (with rotor speeds) and 29 (with the force)")
+    if hidden_dim % LANES or hidden_dim > 256:
+        raise NativeError(f"the actors have {hidden_dim} hidden units; the native engine takes "
+                          f"multiples of {LANES} up to 256")
+    if obs_dim not in (22, 26, 29):
+        raise NativeError(f"the actors see {obs_dim} values; the native engine knows 22, "
+                          "26 (with rotor speeds) and 29 (with the force)")
 
+# %% ../../nbs/learn/native.ipynb #508de2ff
 def segment(w: dict,  # weights of `Teachers`, scaling folded in
             moving,   # (D, E, 21)
             force,    # (D, E, 3) N
@@ -210,38 +231,60 @@ def segment(w: dict,  # weights of `Teachers`, scaling folded in
             fleet: Fleet,
             settings, # APG
             drones=None, # `table(fleet)`, if it is at hand
-           ):         # what moves after the segment (D, E, 21), gradients {name: (D, ...)}, mean cost a step (D,)
+           ):         # moving after it (D, E, 21), gradients {name: (D, ...)}, mean costs (D,)
     "A segment of flight and the gradients of its cost. Raises NativeError"
     (D, E, _), (_, obs, hidden) = moving.shape, w["w1"].shape
     check_flights(E)
     check_actors(obs, hidden)
-    check_shapes(w1=(w["w1"], (D, obs, hidden)), moving=(moving, (D, E, 21)), force=(force, (D, E, 3)), fresh=(fresh, (D, E, 21)), drones=(fleet.mass, (D, 1)))
+    check_shapes(w1=(w["w1"], (D, obs, hidden)), moving=(moving, (D, E, 21)),
+                 force=(force, (D, E, 3)), fresh=(fresh, (D, E, 21)), drones=(fleet.mass, (D, 1)))
     w = {k: v.detach().contiguous() for k, v in w.items()}
-    g, costs, moved = {k: torch.empty_like(v) for k, v in w.items()}, torch.empty(D), laid(moving).clone()
-    keep = dict(drones=table(fleet) if drones is None else drones, force=laid(force), fresh=laid(fresh), moving=moved, costs=costs, **w, **{f"g_{k}": v for k, v in g.items()})
-    spread(library("apg").teacher_segment, task(TeacherSegment, envs=E, steps=settings.segment, obs=obs, hidden=hidden, cost=_cost(settings), **keep), D)
+    g = {k: torch.empty_like(v) for k, v in w.items()}
+    moved, costs = laid(moving).clone(), torch.empty(D)
+    keep = dict(
+        drones=table(fleet) if drones is None else drones, force=laid(force), fresh=laid(fresh),
+        moving=moved, costs=costs, **w, **{f"g_{k}": v for k, v in g.items()})
+    sizes = dict(envs=E, steps=settings.segment, obs=obs, hidden=hidden)
+    work = task(TeacherSegment, **sizes, cost=_cost(settings), **keep)
+    spread(library("apg").teacher_segment, work, D)
     return moved.mT, g, costs
 
-# %% ../../nbs/learn/native.ipynb #2de1b8cb
-NAMES = dict(in_w="input_layer.linear.weight", in_b="input_layer.linear.bias", wi="gru.gru.weight_ih_l0", bi="gru.gru.bias_ih_l0", wh="gru.gru.weight_hh_l0", bh="gru.gru.bias_hh_l0",
-             out_w="output_layer.linear.weight", out_b="output_layer.linear.bias", h0="gru.initial_hidden_state")
+# %% ../../nbs/learn/native.ipynb #98b55eea
+NAMES = dict(
+    in_w="input_layer.linear.weight", in_b="input_layer.linear.bias",
+    wi="gru.gru.weight_ih_l0", bi="gru.gru.bias_ih_l0",
+    wh="gru.gru.weight_hh_l0", bh="gru.gru.bias_hh_l0",
+    out_w="output_layer.linear.weight", out_b="output_layer.linear.bias",
+    h0="gru.initial_hidden_state")
 
 def takes(student) -> bool: # RaptorPolicy
     "Whether the student has a shape that student.cpp knows"
-    return (student.obs_dim, student.action_dim) == (22, 4) and student.hidden_dim % LANES == 0 and student.hidden_dim <= 64
+    sizes = (student.obs_dim, student.action_dim) == (22, 4)
+    return sizes and student.hidden_dim % LANES == 0 and student.hidden_dim <= 64
 
 def weights(student): # RaptorPolicy -> {name in student.cpp: tensor}
     "The student's weights for student.cpp. Raises NativeError"
-    if not takes(student):
-        raise NativeError(f"the student takes {student.obs_dim} values, remembers {student.hidden_dim} and commands {student.action_dim}; the native engine takes 22, multiples of {LANES} up to 64, and 4")
-    state = student.state_dict()
-    return {k: (v.T if (v := state[name].detach().cpu()).ndim == 2 and k != "h0" else v.flatten()).contiguous() for k, name in NAMES.items()}
+    s = student
+    if not takes(s):
+        raise NativeError(f"the student takes {s.obs_dim} values, remembers {s.hidden_dim} and "
+                          f"commands {s.action_dim}; the native engine takes 22, multiples of "
+                          f"{LANES} up to 64, and 4")
+    state = {k: s.state_dict()[name].detach().cpu() for k, name in NAMES.items()}
+    turned = lambda k, v: v.T if v.ndim == 2 and k != "h0" else v.flatten()
+    return {k: turned(k, v).contiguous() for k, v in state.items()}
 
-def _named(student, w, parts): # split rows of gradients -> {parameter name: (rows, ...)}
-    own = dict(student.named_parameters())
-    return {NAMES[k]: (g.view(-1, *v.shape).mT if v.ndim == 2 else g).reshape(-1, *own[NAMES[k]].shape).contiguous() for (k, v), g in zip(w.items(), parts)}
+# %% ../../nbs/learn/native.ipynb #c25125ed
+def _named(student, w, rows): # rows of gradients (N, parameters) -> {parameter name: (N, ...)}
+    own, out = dict(student.named_parameters()), {}
+    parts = rows.split([v.numel() for v in w.values()], 1)
+    for (k, v), g in zip(w.items(), parts):
+        g = g.view(-1, *v.shape).mT if v.ndim == 2 else g
+        out[NAMES[k]] = g.reshape(-1, *own[NAMES[k]].shape).contiguous()
+    return out
 
-# %% ../../nbs/learn/native.ipynb #58a33441
+def _parameters(w): return sum(v.numel() for v in w.values())
+
+# %% ../../nbs/learn/native.ipynb #61c004b7
 def blocks(x, # (L, T, k) sequences, or (L, T)
           ):  # (L / 16, T, k, 16) float32
     "Sequences side by side"
@@ -258,17 +301,20 @@ def block_gradients(student,     # RaptorPolicy
     "Loss of imitation and its gradients. Raises NativeError"
     N, T = observation.shape[:2]
     rows = torch.arange(N) if rows is None else torch.as_tensor(rows, dtype=torch.int64)
-    check_shapes(observation=(observation, (N, T, 22, LANES)), label=(label, (N, T, 4, LANES)), reset=(reset, (N, T, 1, LANES)))
-    if len(rows) and not 0 <= rows.min() <= rows.max() < N: raise NativeError(f"rows go from {rows.min()} to {rows.max()}; there are {N} blocks")
+    shapes = dict(observation=(observation, 22), label=(label, 4), reset=(reset, 1))
+    check_shapes(**{name: (x, (N, T, k, LANES)) for name, (x, k) in shapes.items()})
+    if len(rows) and not 0 <= rows.min() <= rows.max() < N:
+        raise NativeError(f"rows go from {rows.min()} to {rows.max()}; there are {N} blocks")
     w = weights(student)
-    sums, loss = torch.empty(len(rows), sum(v.numel() for v in w.values())), torch.empty(len(rows))
-    keep = dict(observation=observation, label=label, reset=reset, rows=rows, gradients=sums, loss=loss, **w)
-    spread(library("student").imitation_gradients, task(ImitationGradients, steps=T, hidden=student.hidden_dim, **keep), len(rows), workers)
+    sums, loss = torch.empty(len(rows), _parameters(w)), torch.empty(len(rows))
+    work = task(ImitationGradients, steps=T, hidden=student.hidden_dim, observation=observation,
+                label=label, reset=reset, rows=rows, gradients=sums, loss=loss, **w)
+    spread(library("student").imitation_gradients, work, len(rows), workers)
     n = len(rows) * T * LANES * 4
-    grads = _named(student, w, (sums.sum(0, keepdim=True) / n).split([v.numel() for v in w.values()], 1))
+    grads = _named(student, w, sums.sum(0, keepdim=True) / n)
     return loss.sum().item() / n, {k: g[0] for k, g in grads.items()}
 
-# %% ../../nbs/learn/native.ipynb #1d84260a
+# %% ../../nbs/learn/native.ipynb #333390b1
 def imitation_loss(student, observation, label, reset): # as `sequence_gradients` -> scalar tensor
     "Mean squared difference between the student's and the teachers' actions"
     return (student(observation, None, reset)[0] - label).square().mean()
@@ -279,16 +325,19 @@ def sequence_gradients(student,     # RaptorPolicy
                        reset,       # (L, T) bool, True where a flight begins
                       ):            # mean squared error, {parameter name: gradient}
     "Loss of imitation and its gradients, natively where that is possible"
-    if available() and observation.device.type == "cpu" and len(observation) % LANES == 0 and takes(student):
+    fits = observation.device.type == "cpu" and len(observation) % LANES == 0
+    if available() and fits and takes(student):
         return block_gradients(student, *map(blocks, (observation, label, reset)))
     own = dict(student.named_parameters())
+    learned = {n: p for n, p in own.items() if p.requires_grad}
     loss = imitation_loss(student, observation, label, reset)
-    grads = torch.autograd.grad(loss, [p for p in own.values() if p.requires_grad], allow_unused=True)
-    named = dict(zip((n for n, p in own.items() if p.requires_grad), grads))
-    return loss.item(), {n: torch.zeros_like(p) if named.get(n) is None else named[n] for n, p in own.items()}
+    grads = dict(zip(learned, torch.autograd.grad(loss, learned.values(), allow_unused=True)))
+    zero = lambda n: grads.get(n) is None
+    return loss.item(), {n: torch.zeros_like(p) if zero(n) else grads[n] for n, p in own.items()}
 
-# %% ../../nbs/learn/native.ipynb #2c9b2c8d
-NOISE = torch.tensor([1.] * 3 + [1.] * 9 + [2.] * 3 + [5.] * 3 + [0.] * 4) # of each observed value, in units of sigma: as l2f's observation noise is scaled in reports
+# %% ../../nbs/learn/native.ipynb #9cda16df
+# standard deviation of the noise of each observed value, in units of that of the position
+NOISE = torch.tensor([1.] * 12 + [2.] * 3 + [5.] * 3 + [0.] * 4)
 
 def flights(student,    # RaptorPolicy
             teachers,   # Teachers, D
@@ -297,7 +346,7 @@ def flights(student,    # RaptorPolicy
             fresh,      # (D, K, E, 21) where they go on after a push or an end
             wind,       # (D, W, E, 3) N at evenly spaced times, linear between; one: constant
             sigma,      # (D, E) of the noise of the position in m
-            delay,      # (D, E) steps, 0, 1 or 2, of what the sensors see; the previous action is known at once
+            delay,      # (D, E) steps, 0, 1 or 2, of the sensors; the previous action is known at once
             push,       # (D, E) probability of a push, a step
             by_teacher, # (D, E) bool: the teacher flies
             seed: int,  # of the noise
@@ -306,24 +355,34 @@ def flights(student,    # RaptorPolicy
            ):           # observation, label and reset in blocks (D * E / 16, T, 22 | 4 | 1, 16)
     "Fly and label. Raises NativeError"
     D, E, _ = moving.shape
-    check_flights(E); check_actors(teachers.obs_dim, teachers.hidden_dim)
-    each = {k: (x, (D, E)) for k, x in dict(sigma=sigma, delay=delay, push=push, by_teacher=by_teacher).items()}
-    check_shapes(moving=(moving, (D, E, 21)), fresh=(fresh, (D, fresh.shape[1], E, 21)), wind=(wind, (D, wind.shape[1], E, 3)), teachers=(teachers.w1[:, 0, 0], (D,)), drones=(fleet.mass, (D, 1)), **each)
-    out = [torch.empty(D * E // LANES, steps, k, LANES) for k in (22, 4, 1)]
-    seeds = torch.randint(2**62, (D * E // LANES,), generator=torch.Generator().manual_seed(seed))
-    number = lambda x: x.to(torch.float32).contiguous()
-    keep = dict(drones=table(fleet) if drones is None else drones, moving=laid(moving), fresh=laid(fresh), wind=laid(wind), sigma=number(sigma), delay=number(delay), push=number(push),
-                by_teacher=number(by_teacher), noise=NOISE, seeds=seeds, **weights(student), **{k: v.detach().contiguous() for k, v in teachers.state_dict().items()}, **dict(zip(("observation", "label", "reset"), out)))
-    sizes = dict(envs=E, steps=steps, obs=teachers.obs_dim, hidden=teachers.hidden_dim, student_hidden=student.hidden_dim, starts=fresh.shape[1], winds=wind.shape[1], rectified=teachers.activation == "relu")
-    spread(library("student").student_rollout, task(StudentRollout, **sizes, **keep), D * E // LANES)
+    check_flights(E)
+    check_actors(teachers.obs_dim, teachers.hidden_dim)
+    each = dict(sigma=sigma, delay=delay, push=push, by_teacher=by_teacher)
+    check_shapes(moving=(moving, (D, E, 21)), fresh=(fresh, (D, fresh.shape[1], E, 21)),
+                 wind=(wind, (D, wind.shape[1], E, 3)), teachers=(teachers.w1[:, 0, 0], (D,)),
+                 drones=(fleet.mass, (D, 1)), **{k: (x, (D, E)) for k, x in each.items()})
+    B, names = D * E // LANES, ("observation", "label", "reset")
+    out = [torch.empty(B, steps, k, LANES) for k in (22, 4, 1)]
+    sizes = dict(
+        envs=E, steps=steps, obs=teachers.obs_dim, hidden=teachers.hidden_dim,
+        student_hidden=student.hidden_dim, starts=fresh.shape[1], winds=wind.shape[1],
+        rectified=teachers.activation == "relu")
+    keep = dict(
+        drones=table(fleet) if drones is None else drones, moving=laid(moving), fresh=laid(fresh),
+        wind=laid(wind), noise=NOISE, seeds=_seeds(B, seed), **weights(student),
+        **{k: _number(x) for k, x in each.items()}, **dict(zip(names, out)),
+        **{k: v.detach().contiguous() for k, v in teachers.state_dict().items()})
+    spread(library("student").student_rollout, task(StudentRollout, **sizes, **keep), B)
     return out
 
-# %% ../../nbs/learn/native.ipynb #7cf52065
+# %% ../../nbs/learn/native.ipynb #04987bbf
 StudentSegment = structure(
     "student", "StudentSegment", "envs steps hidden winds",
-    f"drones {STUDENT} fresh wind sigma delay reset noise seeds moving memory past gradients costs ends",
+    f"drones {STUDENT} fresh wind sigma delay reset noise seeds moving memory past "
+    "gradients costs ends",
     [("cost", Cost), ("excess", ctypes.c_float)])
 
+# %% ../../nbs/learn/native.ipynb #dc9c6405
 def student_segment(student,  # RaptorPolicy
                     fleet: Fleet,
                     moving,   # (D, E, 21)
@@ -339,19 +398,26 @@ def student_segment(student,  # RaptorPolicy
                     steps,
                     excess=1., # cost of commands beyond -1..1, squared
                     drones=None,
-                   ):         # (moving, memory, past) after it; {parameter name: (blocks, ...)} gradients of each block's mean cost a step; cost (blocks,); flights that ended a step
+                   ):         # (moving, memory, past) after it; {parameter name: (blocks, ...)}
+                              # gradients of each block's mean cost a step; cost (blocks,);
+                              # flights that ended a step
     "A segment of the student's flight and the gradients of its cost. Raises NativeError"
     D, E, _ = moving.shape
     check_flights(E)
     w, B, H = weights(student), D * E // LANES, student.hidden_dim
-    each = {k: (x, (D, E)) for k, x in dict(sigma=sigma, delay=delay, reset=reset).items()}
-    check_shapes(moving=(moving, (D, E, 21)), memory=(memory, (D, E, H)), past=(past, (D, E, 36)), fresh=(fresh, (D, E, 21)), wind=(wind, (D, wind.shape[1], E, 3)), drones=(fleet.mass, (D, 1)), **each)
-    sums, costs, ends = torch.empty(B, sum(v.numel() for v in w.values())), torch.empty(B), torch.empty(B)
-    seeds = torch.randint(2**62, (B,), generator=torch.Generator().manual_seed(seed))
-    state = [laid(x).clone() for x in (moving, memory, past)]
-    number = lambda x: x.to(torch.float32).contiguous()
-    keep = dict(drones=table(fleet) if drones is None else drones, fresh=laid(fresh), wind=laid(wind), sigma=number(sigma), delay=number(delay), reset=number(reset), noise=NOISE, seeds=seeds,
-                gradients=sums, costs=costs, ends=ends, **dict(zip(("moving", "memory", "past"), state)), **w)
-    spread(library("student").student_segment, task(StudentSegment, envs=E, steps=steps, hidden=H, winds=wind.shape[1], cost=_cost(settings), excess=excess, **keep), B)
+    each = dict(sigma=sigma, delay=delay, reset=reset)
+    check_shapes(moving=(moving, (D, E, 21)), memory=(memory, (D, E, H)), past=(past, (D, E, 36)),
+                 fresh=(fresh, (D, E, 21)), wind=(wind, (D, wind.shape[1], E, 3)),
+                 drones=(fleet.mass, (D, 1)), **{k: (x, (D, E)) for k, x in each.items()})
+    sums, costs, ends = torch.empty(B, _parameters(w)), torch.empty(B), torch.empty(B)
+    state = {k: laid(x).clone() for k, x in dict(moving=moving, memory=memory, past=past).items()}
+    keep = dict(
+        drones=table(fleet) if drones is None else drones, fresh=laid(fresh), wind=laid(wind),
+        noise=NOISE, seeds=_seeds(B, seed), gradients=sums, costs=costs, ends=ends, **state, **w,
+        **{k: _number(x) for k, x in each.items()})
+    sizes = dict(envs=E, steps=steps, hidden=H, winds=wind.shape[1])
+    work = task(StudentSegment, **sizes, cost=_cost(settings), excess=excess, **keep)
+    spread(library("student").student_segment, work, B)
     n = steps * LANES
-    return [x.mT for x in state], _named(student, w, (sums / n).split([v.numel() for v in w.values()], 1)), costs / n, ends.sum().item() / (n * B)
+    moved = [x.mT for x in state.values()]
+    return moved, _named(student, w, sums / n), costs / n, ends.sum().item() / (n * B)
