@@ -20,12 +20,12 @@ help:      ## this list
 	  '  NAME=quick     for make reports: which' \
 	  '  LAB=nbs        for make lab: the notebooks of the clone themselves instead of copies in runs/lab' \
 	  '  SLOW=1         for make test: the tests that take minutes as well' \
-	  '  COMPLETE=1     for make test: those too, and what would be skipped because a tool is missing fails (make tools tflite)'
+	  '  COMPLETE=1     for make test: what would be skipped because a tool is missing fails (make tools tflite)'
 	@printf '%s\n' '' '  how long on two cores, set-up not counted:' \
 	  '  setup          8 minutes from nothing (l2f is compiled, with clang)' \
 	  '  seconds        check, readme, fly, bundle; half a minute: tflite; 2 minutes: tools, docs' \
 	  '  run            6 minutes; foundation: 46' \
-	  '  test           11 minutes together with notebooks; 8 more with SLOW=1'
+	  '  test           11 minutes together with notebooks; SLOW=1 takes 20 more'
 
 setup:     ## .venv with the locked packages and a compiled l2f (the other targets do this first)
 	@PYTHON='$(PYTHON)' PIP_ARGS='$(PIP_ARGS)' tools/setup.sh
@@ -46,7 +46,7 @@ check: setup     ## seconds: the library is what the notebooks export, notebooks
 test: export OMP_NUM_THREADS := 1
 test: check      ## every lesson of the notebooks and every test against the library, with coverage (at least 85 %)
 	@rm -f .coverage .coverage.*
-	$(BIN)/python -m pytest -q -n $(JOBS) $(if $(SLOW)$(COMPLETE),-m 'slow or not slow') $(if $(COMPLETE),--no-skips) --ignore=tests/test_hygiene.py \
+	$(BIN)/python -m pytest -q -n $(JOBS) $(if $(SLOW),-m 'slow or not slow') $(if $(COMPLETE),--no-skips) --ignore=tests/test_hygiene.py \
 	  --cov --cov-report=term --cov-fail-under=85
 
 notebooks: export OMP_NUM_THREADS := 1

@@ -381,8 +381,8 @@ def test_pipeline_stops_at_the_first_failure_and_goes_on(place):
 
 TINY = """inherit: quick.yaml
 training: {num_teachers: 8, algorithm: apg}
-apg: {updates: 60, segment: 64, environments: 4, engine: plain}
-distillation: {online: {updates: 500, drones: 4, environments: 4}}
+apg: {updates: 100}
+distillation: {online: {updates: 500}, polish: {updates: 50}}
 evaluation: {num_drones: 16, observation_noise: [0.01]}
 """
 
