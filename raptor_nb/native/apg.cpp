@@ -1,5 +1,5 @@
-// Teachers by gradients through the physics (nbs/learn/apg.ipynb, where the same is written in torch): a segment of
-// flight of many drones in closed loop, and the gradients of its cost. In memory flights come last: (..., values, flights).
+// Teachers by gradients through the physics (nbs/learn/engines.ipynb, where the same is written in torch): a segment of
+// flight of many drones, and the gradients of its cost. In memory flights come last: (..., values, flights).
 #include "nn.h"
 #include "physics.h"
 
@@ -11,9 +11,9 @@ struct TeacherSegment {
     int32_t envs, steps, obs, hidden;
     Cost cost;
     const float *drones, *w1, *b1, *w2, *b2, *w3, *b3;  // (D, ...)
-    const float *force, *fresh;                         // (D, 3, E) N; (D, 21, E)
-    float* moving;                                      // (D, 21, E), moved on
-    float *g_w1, *g_b1, *g_w2, *g_b2, *g_w3, *g_b3;     // (D, ...) gradients of the mean cost a step
+    const float *force, *reset_state;                         // (D, 3, E) N; (D, 21, E)
+    float* state;                                      // (D, 21, E), moved on
+    float *dw1, *db1, *dw2, *db2, *dw3, *db3;     // (D, ...) gradients of the mean cost a step
     float* costs;                                       // (D,) mean cost a step
 };
 
@@ -43,7 +43,7 @@ struct Segment {
     V3 acceleration;
     Step m;
 
-    void forward(State& s, const State& fresh, V& total) {  // adds the costs
+    void forward(State& s, const State& reset_state, V& total) {  // adds the costs
         for (int k = 0; k < t.steps; k++) {
             const Kept row = Kept::at(tape, k, t.obs, t.hidden);
             std::memcpy(row.state, &s, sizeof s);
@@ -53,26 +53,27 @@ struct Segment {
             total += cost_forward(d, t.cost, n, s.action);
             I ended = terminated(d, n);
             std::memcpy(row.ended, &ended, sizeof ended);
-            s = select(ended, fresh, n);
+            s = select(ended, reset_state, n);
         }
     }
     void backward(ActorGradients& g) {
         State ds{};
-        V dobs[MAX_OBS] = {}, dbefore[4];
+        V dobs[MAX_OBS] = {}, dprevious[4];
         for (int k = t.steps - 1; k >= 0; k--) {
             const Kept row = Kept::at(tape, k, t.obs, t.hidden);
             State before;
             I ended;
             std::memcpy(&before, row.state, sizeof before);
             std::memcpy(&ended, row.ended, sizeof ended);
-            State n = step_forward(d, before, row.action, acceleration, m);  // recomputed: cheaper than keeping its stages
+            // the step is computed again, which is cheaper than keeping its stages
+            State n = step_forward(d, before, row.action, acceleration, m);
             observe_backward(d, n, dobs, t.obs, ds);
             ds = select(ended, State{}, ds);  // nothing flows back through the start of another flight
-            cost_backward(d, t.cost, n, before.action, ds, dbefore);
+            cost_backward(d, t.cost, n, before.action, ds, dprevious);
             V daction[4];
             for (int i = 0; i < 4; i++) daction[i] = ds.action[i];
             ds = step_backward(d, row.action, m, ds, daction);
-            for (int i = 0; i < 4; i++) ds.action[i] = dbefore[i];
+            for (int i = 0; i < 4; i++) ds.action[i] = dprevious[i];
             g.backward(actor, row.obs, row.h1, row.h2, row.action, daction, dobs);
         }
     }
@@ -81,30 +82,30 @@ struct Segment {
 void segment_of(const TeacherSegment& t, int drone) {
     const int E = t.envs, T = t.steps, O = t.obs, H = t.hidden;
     const Drone& d = ((const Drone*)t.drones)[drone];
-    float* dw1 = t.g_w1 + (size_t)drone * O * H;
-    float* dw2 = t.g_w2 + (size_t)drone * H * H;
+    float* dw1 = t.dw1 + (size_t)drone * O * H;
+    float* dw2 = t.dw2 + (size_t)drone * H * H;
     const size_t tape = T * Kept::size(O, H);
     scratch.reserve(tape + ActorGradients::scratch_size(H), 1 + ActorGradients::ARRAYS);
     Segment segment{t, d, actor_of({t.w1, t.b1, t.w2, t.b2, t.w3, t.b3, O, H}, drone), scratch.take(tape), {}, {}, {}};
     ActorGradients g(O, H, dw1, dw2, scratch);
     V total{};
     for (int e = 0; e < E; e += LANES) {
-        float* moving = t.moving + (size_t)drone * STATE * E + e;
-        State s = load_state(moving, E);
-        State fresh = load_state(t.fresh + (size_t)drone * STATE * E + e, E);
+        float* state = t.state + (size_t)drone * STATE * E + e;
+        State s = load_state(state, E);
+        State reset_state = load_state(t.reset_state + (size_t)drone * STATE * E + e, E);
         for (int i = 0; i < 3; i++) segment.force[i] = load(t.force + ((size_t)drone * 3 + i) * E + e);
         segment.acceleration = acceleration_of(d, segment.force);
-        segment.forward(s, fresh, total);
-        store_state(moving, E, s);
+        segment.forward(s, reset_state, total);
+        store_state(state, E, s);
         segment.backward(g);
     }
     const float n = 1.f / ((float)T * E);
     for (int i = 0; i < O * H; i++) dw1[i] *= n;
     for (int i = 0; i < H * H; i++) dw2[i] *= n;
-    for (int i = 0; i < 4 * H; i++) t.g_w3[(size_t)drone * H * 4 + i] = n * sum(g.dw3[i]);
-    for (int i = 0; i < H; i++) t.g_b1[(size_t)drone * H + i] = n * sum(g.db1[i]);
-    for (int i = 0; i < H; i++) t.g_b2[(size_t)drone * H + i] = n * sum(g.db2[i]);
-    for (int i = 0; i < 4; i++) t.g_b3[(size_t)drone * 4 + i] = n * sum(g.db3[i]);
+    for (int i = 0; i < 4 * H; i++) t.dw3[(size_t)drone * H * 4 + i] = n * sum(g.dw3[i]);
+    for (int i = 0; i < H; i++) t.db1[(size_t)drone * H + i] = n * sum(g.db1[i]);
+    for (int i = 0; i < H; i++) t.db2[(size_t)drone * H + i] = n * sum(g.db2[i]);
+    for (int i = 0; i < 4; i++) t.db3[(size_t)drone * 4 + i] = n * sum(g.db3[i]);
     t.costs[drone] = n * sum(total);
 }
 

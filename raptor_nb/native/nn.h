@@ -7,7 +7,8 @@
 namespace {
 
 // ---------------------------------------------------------------- dense layer
-template <int B> inline void dense_tile(const float* w, const float* bias, int inputs, int outputs, const V* inp, V* out) {
+template <int B>
+inline void dense_tile(const float* w, const float* bias, int inputs, int outputs, const V* inp, V* out) {
     V sums[B];
     for (int j = 0; j < B; j++) sums[j] = bias ? all(bias[j]) : V{};
     for (int k = 0; k < inputs; k++) {
@@ -52,7 +53,8 @@ template <int B, int C> inline void dense_dweight_tile(const V* inp, const V* do
     for (int k = 0; k < B; k++)
         for (int c = 0; c < C; c++) store(dweight + k * outputs + c * LANES, sums[k][c]);
 }
-template <int C> inline void dense_dweight_columns(const V* inp, const V* doutT, int inputs, int outputs, float* dweight) {
+template <int C>
+inline void dense_dweight_columns(const V* inp, const V* doutT, int inputs, int outputs, float* dweight) {
     int k = 0;
     for (; k + 4 <= inputs; k += 4) dense_dweight_tile<4, C>(inp + k, doutT, dweight + k * outputs, outputs);
     for (; k < inputs; k++) dense_dweight_tile<1, C>(inp + k, doutT, dweight + k * outputs, outputs);
@@ -60,9 +62,12 @@ template <int C> inline void dense_dweight_columns(const V* inp, const V* doutT,
 // dweight (inputs, outputs) += inp^T dout, summed over the flights; outputs is a multiple of 16
 inline void dense_dweight(const V* inp, const V* doutT, int inputs, int outputs, float* dweight) {
     int c = 0;
-    for (; c + 4 * LANES <= outputs; c += 4 * LANES) dense_dweight_columns<4>(inp, doutT + c, inputs, outputs, dweight + c);
-    for (; c + 2 * LANES <= outputs; c += 2 * LANES) dense_dweight_columns<2>(inp, doutT + c, inputs, outputs, dweight + c);
-    for (; c + LANES <= outputs; c += LANES) dense_dweight_columns<1>(inp, doutT + c, inputs, outputs, dweight + c);
+    for (; c + 4 * LANES <= outputs; c += 4 * LANES)
+        dense_dweight_columns<4>(inp, doutT + c, inputs, outputs, dweight + c);
+    for (; c + 2 * LANES <= outputs; c += 2 * LANES)
+        dense_dweight_columns<2>(inp, doutT + c, inputs, outputs, dweight + c);
+    for (; c + LANES <= outputs; c += LANES)
+        dense_dweight_columns<1>(inp, doutT + c, inputs, outputs, dweight + c);
 }
 inline void transpose_all(const V* in, int count, V* out) {  // count: a multiple of 16
     for (int i = 0; i < count; i += LANES) transpose(in + i, out + i);
@@ -144,7 +149,8 @@ struct Student {  // gates in the order r, z, n, as torch has them
         return (size_t)STUDENT_OBS * H + H + 2 * ((size_t)H * 3 * H + 3 * H) + 4 * H + 4 + H;
     }
 };
-struct GruStep { V *y, *r, *z, *n, *hn, *h; };  // (hidden) each: after the first layer, gates, hidden part of n, new state
+// (hidden) each: after the first layer, gates, hidden part of n, new state
+struct GruStep { V *y, *r, *z, *n, *hn, *h; };
 constexpr int GRU_STEP = 6;
 inline GruStep gru_step_at(V* base, int H) {
     return {base, base + H, base + 2 * H, base + 3 * H, base + 4 * H, base + 5 * H};

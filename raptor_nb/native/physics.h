@@ -1,5 +1,6 @@
-// l2f's physics, observation and cost: forward above, backward below (nbs/learn/flight.ipynb, where the same is
-// written in torch). SI units, FLU frames, quaternions w, x, y, z. A gradient has the type of what it is a gradient by.
+// l2f's physics, observation and cost: forward above, backward below. nbs/sim/physics.ipynb and, for the cost,
+// nbs/learn/cost.ipynb have the same in torch. SI units, FLU frames, quaternions w, x, y, z.
+// A gradient has the type of what it is a gradient by.
 #pragma once
 #include "simd.h"
 
@@ -115,7 +116,8 @@ inline I terminated(const Drone& d, const State& s) {
     return out;
 }
 
-// ---------------------------------------------------------------- rotors: Runge-Kutta 4 of a first-order lag, in closed form
+// ---------------------------------------------------------------- rotors
+// Runge-Kutta 4 of a first-order lag, in closed form
 struct Rotors {
     V speed[4][4], factor[4][4], thrust[4][4];  // (stage, rotor); speed = setpoint - factor * (setpoint - w)
     V end[4], end_factor[4];                    // after the step
@@ -292,55 +294,61 @@ inline void observe_backward(const Drone& d, const State& s, const V* dobs, int 
     }
 }
 
-// ---------------------------------------------------------------- cost of a step, judged at the state after it (learn.apg)
-struct Cost { float near, precision, damping, wall, position_wall, velocity_wall, rate_wall; };
-constexpr float NEAR_RANGE = .05f;     // m: within it `precision` counts
-constexpr float TILT_WEIGHT = .1f;     // a rad; l2f's reward has the same
-constexpr float TILT_ROUND = 4e-4f;    // .02^2: rounds the kink at no tilt
-constexpr float CHANGE_ROUND = 1e-4f;  // .01^2: rounds the kink at no change of the action
+// ---------------------------------------------------------------- cost of a step
+// Judged at the state after it (nbs/learn/cost.ipynb). The order is that of `CostWeights`. A new term has its weight
+// here, its value in cost_forward and its gradient in cost_backward.
+struct Cost {
+    float huber_delta, precision, damping, barrier, position_barrier, velocity_barrier, rate_barrier, excess;
+};
+constexpr float PRECISION_RANGE = .05f;       // m: where half of `precision` counts
+constexpr float ORIENTATION_WEIGHT = .1f;     // a rad; l2f's reward has the same
+constexpr float ORIENTATION_ROUNDING = 4e-4f; // .02^2: rounds the kink at no angle
+constexpr float CHANGE_ROUNDING = 1e-4f;      // .01^2: rounds the kink at no change of the action
+constexpr float POSITION_BARRIER = 4.f;       // times the others: it has but a quarter of the limit to grow in
 
-inline V barrier(V x, float limit, float share) { return relu(abs(x) * (1.f / limit) - share); }
-inline V barrier_backward(V x, float limit, float share, float scale) {
-    V e = barrier(x, limit, share) * (2.f * scale / limit);
+inline V beyond(V x, float limit, float share) { return relu(abs(x) * (1.f / limit) - share); }
+inline V beyond_squared_backward(V x, float limit, float share, float scale) {
+    V e = beyond(x, limit, share) * (2.f * scale / limit);
     return x < 0 ? -e : e;
 }
-inline V action_change(const State& s, const V* before) {  // rounded norm
+inline V action_change(const State& s, const V* previous) {  // rounded norm
     V squares{};
-    for (int i = 0; i < 4; i++) squares += square(s.action[i] - before[i]);
-    return sqrt(squares + CHANGE_ROUND);
+    for (int i = 0; i < 4; i++) squares += square(s.action[i] - previous[i]);
+    return sqrt(squares + CHANGE_ROUNDING);
 }
-inline V cost_forward(const Drone& d, const Cost& c, const State& s, const V* before) {
-    V u = sqrt(s.q.z * s.q.z + TILT_ROUND), tilt;
-    for (int l = 0; l < LANES; l++) tilt[l] = 2.f * std::acos(1.f - u[l]);
-    V change = action_change(s, before);
-    V walls{};
+inline V cost_forward(const Drone& d, const Cost& c, const State& s, const V* previous) {
+    V u = sqrt(s.q.z * s.q.z + ORIENTATION_ROUNDING), angle;
+    for (int l = 0; l < LANES; l++) angle[l] = 2.f * std::acos(1.f - u[l]);
+    V change = action_change(s, previous);
+    V barriers{};
     const V *p = &s.p.x, *v = &s.v.x, *omega = &s.omega.x;
     for (int i = 0; i < 3; i++)
-        walls += 4.f * square(barrier(p[i], d.limits[0], c.position_wall))
-               + square(barrier(v[i], 1.f, c.velocity_wall))
-               + square(barrier(omega[i], c.rate_wall, 1.f));
-    V away = sqrt(dot(s.p, s.p) + c.near * c.near);
-    return away + c.precision * away / (away + NEAR_RANGE) + TILT_WEIGHT * tilt + change
-         + c.damping * dot(s.omega, s.omega) + c.wall * walls;
+        barriers += POSITION_BARRIER * square(beyond(p[i], d.limits[0], c.position_barrier))
+               + square(beyond(v[i], 1.f, c.velocity_barrier))
+               + square(beyond(omega[i], c.rate_barrier, 1.f));
+    V away = sqrt(dot(s.p, s.p) + c.huber_delta * c.huber_delta);
+    return away + c.precision * away / (away + PRECISION_RANGE) + ORIENTATION_WEIGHT * angle + change
+         + c.damping * dot(s.omega, s.omega) + c.barrier * barriers;
 }
-inline void cost_backward(const Drone& d, const Cost& c, const State& s, const V* before, State& ds, V* dbefore) {  // adds to ds
-    V away = sqrt(dot(s.p, s.p) + c.near * c.near);
-    ds.p = ds.p + ((1.f + c.precision * NEAR_RANGE / square(away + NEAR_RANGE)) / away) * s.p;
-    V u = sqrt(s.q.z * s.q.z + TILT_ROUND);
-    ds.q.z += 2.f * TILT_WEIGHT * s.q.z / (u * sqrt(u * (2.f - u)));
-    V per_change = 1.f / action_change(s, before);
+inline void cost_backward(const Drone& d, const Cost& c, const State& s, const V* previous, State& ds,  // adds to ds
+                          V* dprevious) {
+    V away = sqrt(dot(s.p, s.p) + c.huber_delta * c.huber_delta);
+    ds.p = ds.p + ((1.f + c.precision * PRECISION_RANGE / square(away + PRECISION_RANGE)) / away) * s.p;
+    V u = sqrt(s.q.z * s.q.z + ORIENTATION_ROUNDING);
+    ds.q.z += 2.f * ORIENTATION_WEIGHT * s.q.z / (u * sqrt(u * (2.f - u)));
+    V per_change = 1.f / action_change(s, previous);
     for (int i = 0; i < 4; i++) {
-        V g = per_change * (s.action[i] - before[i]);
+        V g = per_change * (s.action[i] - previous[i]);
         ds.action[i] += g;
-        dbefore[i] = -g;
+        dprevious[i] = -g;
     }
     ds.omega = ds.omega + (2.f * c.damping) * s.omega;
     const V *p = &s.p.x, *v = &s.v.x, *omega = &s.omega.x;
     V *dp = &ds.p.x, *dv = &ds.v.x, *domega = &ds.omega.x;
     for (int i = 0; i < 3; i++) {
-        dp[i] += barrier_backward(p[i], d.limits[0], c.position_wall, 4.f * c.wall);
-        dv[i] += barrier_backward(v[i], 1.f, c.velocity_wall, c.wall);
-        domega[i] += barrier_backward(omega[i], c.rate_wall, 1.f, c.wall);
+        dp[i] += beyond_squared_backward(p[i], d.limits[0], c.position_barrier, POSITION_BARRIER * c.barrier);
+        dv[i] += beyond_squared_backward(v[i], 1.f, c.velocity_barrier, c.barrier);
+        domega[i] += beyond_squared_backward(omega[i], c.rate_barrier, 1.f, c.barrier);
     }
 }
 

@@ -1,4 +1,4 @@
-// Random numbers and disturbances of a flight: wind, late sensors, noise.
+// Random numbers and disturbances of a flight: force, late sensors, noise.
 #pragma once
 #include "physics.h"
 
@@ -60,15 +60,15 @@ struct Random {
     }
 };
 
-// ---------------------------------------------------------------- wind: a force at evenly spaced times, linear between
+// ---------------------------------------------------------------- a force at evenly spaced times, linear between
 // knots: (count, 3, stride) N, already at the right flights; step k of T
-inline void wind_at(const float* knots, int count, int stride, int k, int T, V* force) {
+inline void force_at(const float* knots, int count, int stride, int k, int T, V* force) {
     const float when = count > 1 ? (float)k * (count - 1) / T : 0.f;
     const int knot = (int)when;
     const float share = when - knot;
     for (int i = 0; i < 3; i++) {
-        const float* w = knots + ((size_t)knot * 3 + i) * stride;
-        force[i] = count > 1 ? (1.f - share) * load(w) + share * load(w + 3 * stride) : load(w);
+        const float* f = knots + ((size_t)knot * 3 + i) * stride;
+        force[i] = count > 1 ? (1.f - share) * load(f) + share * load(f + 3 * stride) : load(f);
     }
 }
 

@@ -1,5 +1,5 @@
-// The student (nbs/04_distill.ipynb and nbs/learn/polish.ipynb, where the same is written in torch): flights that
-// teachers label, gradients of imitation, and gradients of its own flights through physics, sensors and hidden state.
+// The student (nbs/learn/engines.ipynb, where the same is written in torch): flights that teachers label, gradients of
+// imitation, and gradients of its own flights through physics, sensors and hidden state.
 // In memory flights come last: (..., values, flights); sixteen flights are a block.
 #include "nn.h"
 #include "physics.h"
@@ -11,11 +11,12 @@ int32_t lanes() { return LANES; }
 
 // ---------------------------------------------------------------- what Python fills in
 struct StudentRollout {
-    int32_t envs, steps, obs, hidden, student_hidden, starts, winds, rectified;
+    int32_t envs, steps, obs, hidden, student_hidden, resets, knots, rectified;
     const float *drones, *w1, *b1, *w2, *b2, *w3, *b3;                  // (D, ...)
     const float *in_w, *in_b, *wi, *bi, *wh, *bh, *out_w, *out_b, *h0;  // the student's
-    const float *moving, *fresh, *wind;  // (D, 21, E); (D, starts, 21, E); (D, winds, 3, E) N, at evenly spaced times
-    const float *sigma, *delay, *push, *by_teacher;  // (D, E) m; steps 0, 1, 2; probability a step; share
+    const float *state, *reset_states;  // (D, 21, E); (D, resets, 21, E)
+    const float* force;                 // (D, knots, 3, E) N, at evenly spaced times
+    const float *sigma, *delay, *jump, *by_teacher;  // (D, E) m; steps 0, 1, 2; probability a step; share
     const float* noise;                              // (22) scale of each value's noise by sigma
     const uint64_t* seeds;                           // (D, E / 16)
     float *observation, *label, *reset;              // (D, E / 16, T, 22 | 4 | 1, 16)
@@ -30,15 +31,14 @@ struct ImitationGradients {
 };
 
 struct StudentSegment {
-    int32_t envs, steps, hidden, winds;
+    int32_t envs, steps, hidden, knots;
     Cost cost;
-    float excess;  // cost of commanding more than the rotors have
     const float *drones, *in_w, *in_b, *wi, *bi, *wh, *bh, *out_w, *out_b, *h0;
-    const float *fresh, *wind;            // (D, 21, E); (D, winds, 3, E) N
-    const float *sigma, *delay, *reset;   // (D, E) each; reset: a flight begins with the segment
+    const float *reset_state, *force;     // (D, 21, E); (D, knots, 3, E) N
+    const float *sigma, *delay, *reset_mask;  // (D, E) each; reset_mask: a flight begins with the segment
     const float* noise;                   // (22) scale of each value's noise by sigma
     const uint64_t* seeds;                // (D, E / 16)
-    float *moving, *memory, *past;        // (D, 21, E), (D, hidden, E), (D, 36, E): moved on
+    float *state, *hidden_state, *past;  // (D, 21, E), (D, hidden, E), (D, 36, E): moved on
     float *gradients, *costs, *ends;      // (blocks, parameters) sums; (blocks) sums; flights that ended
 };
 
@@ -55,19 +55,19 @@ template <class T> Student student_of(const T& t, int hidden) {
 }
 
 // ---------------------------------------------------------------- flights, labelled by the teachers
-// the next of the starts at hand for the flights of `jump`; one that is only pushed keeps its rotors and last action
+// the next of the starts at hand for the flights of `jump`; one that only jumps keeps its rotors and last action
 State next_start(const StudentRollout& t, int drone, int e, I jump, I began, const State& n, I& next) {
     State out{};
     for (int l = 0; l < LANES; l++) {
         if (!jump[l]) continue;
-        const float* from = t.fresh + ((size_t)drone * t.starts + next[l]) * STATE * t.envs + e + l;
+        const float* from = t.reset_states + ((size_t)drone * t.resets + next[l]) * STATE * t.envs + e + l;
         for (int i = 0; i < STATE; i++) values(out)[i][l] = from[(size_t)i * t.envs];
         if (!began[l])
             for (int i = 0; i < 4; i++) {
                 out.rotor[i][l] = n.rotor[i][l];
                 out.action[i][l] = n.action[i][l];
             }
-        next[l] = (next[l] + 1) % t.starts;
+        next[l] = (next[l] + 1) % t.resets;
     }
     return out;
 }
@@ -81,19 +81,19 @@ void rollout_of(const StudentRollout& t, int drone, int block) {
     float* observation = t.observation + at * T * STUDENT_OBS * LANES;
     float* label = t.label + at * T * 4 * LANES;
     float* reset = t.reset + at * T * LANES;
-    const float* wind = t.wind + (size_t)drone * t.winds * 3 * E + e;
-    const V push = load(t.push + flight), taught = load(t.by_teacher + flight);
+    const float* forces = t.force + (size_t)drone * t.knots * 3 * E + e;
+    const V jumps = load(t.jump + flight), taught = load(t.by_teacher + flight);
     Sensors sensors{{}, load(t.delay + flight), load(t.sigma + flight), t.noise};
     scratch.reserve((GRU_STEP + 1) * H, 2);
     const GruStep gru = gru_step_at(scratch.take(GRU_STEP * H), H);
     V* hidden = scratch.take(H);
     Random random(t.seeds[at]);
-    State s = load_state(t.moving + (size_t)drone * STATE * E + e, E);
+    State s = load_state(t.state + (size_t)drone * STATE * E + e, E);
     V obs[MAX_OBS], h1[MAX_HIDDEN], h2[MAX_HIDDEN], wanted[4], action[4], reported[STUDENT_OBS], force[3];
     I began = true_everywhere(), next{};
     Step m;
     for (int k = 0; k < T; k++) {
-        wind_at(wind, t.winds, E, k, T, force);
+        force_at(forces, t.knots, E, k, T, force);
         for (int i = 0; i < H; i++) hidden[i] = began ? all(t.h0[i]) : hidden[i];
         observe(d, s, force, t.obs, obs);
         actor_forward(teacher, obs, h1, h2, wanted);
@@ -109,7 +109,7 @@ void rollout_of(const StudentRollout& t, int drone, int block) {
         store(reset + (size_t)k * LANES, began ? all(1.f) : V{});
         State n = step_forward(d, s, action, acceleration_of(d, force), m);
         began = terminated(d, n);
-        I jump = began | (random.uniform() < push);  // a flight that is pushed goes on elsewhere with its hidden state
+        I jump = began | (random.uniform() < jumps);  // a flight that jumps continues elsewhere with its hidden state
         const I lost = ~is_finite(n.p.x);
         jump |= lost;
         began |= lost;
@@ -160,7 +160,7 @@ void imitation_of(const ImitationGradients& t, int row) {
     t.loss[row] = sum(total);
 }
 
-// ---------------------------------------------------------------- the student's own flight, and the gradients of its cost
+// ---------------------------------------------------------------- the student's own flight and its gradients
 struct Kept {  // one step of sixteen flights, for the way back
     V *state, *before, *obs, *action, *force, *began, *ended;
     GruStep gru;
@@ -186,15 +186,15 @@ struct Flight {  // sixteen of one drone
     const Student student;
     V* tape;  // (T, Kept::size)
     Sensors sensors;
-    State s, fresh;
+    State s, reset_state;
     V hidden[MAX_STUDENT];
     I began;
     V total, ends;  // cost; flights that ended
 
-    void step(int k, const float* wind, Random& random) {
+    void step(int k, const float* forces, Random& random) {
         const int H = t.hidden;
         const Kept row = Kept::at(tape, k, H);
-        wind_at(wind, t.winds, t.envs, k, t.steps, row.force);
+        force_at(forces, t.knots, t.envs, k, t.steps, row.force);
         put(row.state, s);
         put(row.began, began);
         for (int i = 0; i < H; i++) row.before[i] = began ? all(student.h0[i]) : hidden[i];
@@ -205,33 +205,33 @@ struct Flight {  // sixteen of one drone
         Step m;
         State n = step_forward(d, s, row.action, acceleration_of(d, row.force), m);
         V cost = cost_forward(d, t.cost, n, s.action);
-        for (int i = 0; i < 4; i++) cost += t.excess * square(relu(abs(row.action[i]) - 1.f));
+        for (int i = 0; i < 4; i++) cost += t.cost.excess * square(relu(abs(row.action[i]) - 1.f));
         total += cost;
         began = terminated(d, n);
         began |= ~is_finite(cost);
         put(row.ended, began);
         for (int l = 0; l < LANES; l++) ends[l] += began[l] ? 1.f : 0.f;
-        s = select(began, fresh, n);
+        s = select(began, reset_state, n);
     }
     void backward(StudentGradients& g) {
         State ds{};
         SensorsBackward late;
         Step m;
-        V dbefore[4], dreport[STUDENT_OBS], dobs[STUDENT_OBS];
+        V dprevious[4], dreport[STUDENT_OBS], dobs[STUDENT_OBS];
         for (int k = t.steps - 1; k >= 0; k--) {
             const Kept row = Kept::at(tape, k, t.hidden);
             const State before = get<State>(row.state);
             const I started = get<I>(row.began), ended = get<I>(row.ended);
             State n = step_forward(d, before, row.action, acceleration_of(d, row.force), m);
             ds = select(ended, State{}, ds);
-            cost_backward(d, t.cost, n, before.action, ds, dbefore);
+            cost_backward(d, t.cost, n, before.action, ds, dprevious);
             V daction[4];
             for (int i = 0; i < 4; i++) {
-                V x = t.excess * 2.f * relu(abs(row.action[i]) - 1.f);
+                V x = t.cost.excess * 2.f * relu(abs(row.action[i]) - 1.f);
                 daction[i] = ds.action[i] + (row.action[i] < 0 ? -x : x);
             }
             ds = step_backward(d, row.action, m, ds, daction);
-            for (int i = 0; i < 4; i++) ds.action[i] = dbefore[i];
+            for (int i = 0; i < 4; i++) ds.action[i] = dprevious[i];
             g.flight_ended(ended);
             g.backward(student, row.gru, row.before, row.obs, daction);
             g.flight_began(started);
@@ -248,19 +248,19 @@ void segment_of(const StudentSegment& t, int drone, int block) {
     const size_t at = (size_t)drone * (E / LANES) + block, flight = (size_t)drone * E + e;
     const size_t tape = t.steps * Kept::size(H);
     scratch.reserve(tape + StudentGradients::scratch_size(H), 1 + StudentGradients::ARRAYS);
-    float* moving = t.moving + (size_t)drone * STATE * E + e;
-    float* memory = t.memory + (size_t)drone * H * E + e;
+    float* state = t.state + (size_t)drone * STATE * E + e;
+    float* hidden_state = t.hidden_state + (size_t)drone * H * E + e;
     float* past = t.past + (size_t)drone * 2 * SENSED * E + e;
-    const float* wind = t.wind + (size_t)drone * t.winds * 3 * E + e;
+    const float* forces = t.force + (size_t)drone * t.knots * 3 * E + e;
     const Drone& d = ((const Drone*)t.drones)[drone];
     Flight f{t, d, student_of(t, H), scratch.take(tape), {{}, load(t.delay + flight), load(t.sigma + flight), t.noise},
-             load_state(moving, E), load_state(t.fresh + (size_t)drone * STATE * E + e, E),
-             {}, load(t.reset + flight) > .5f, {}, {}};
-    for (int i = 0; i < H; i++) f.hidden[i] = load(memory + (size_t)i * E);
+             load_state(state, E), load_state(t.reset_state + (size_t)drone * STATE * E + e, E),
+             {}, load(t.reset_mask + flight) > .5f, {}, {}};
+    for (int i = 0; i < H; i++) f.hidden[i] = load(hidden_state + (size_t)i * E);
     for (int i = 0; i < 2 * SENSED; i++) f.sensors.past[i / SENSED][i % SENSED] = load(past + (size_t)i * E);
     Random random(t.seeds[at]);
     StudentGradients g(H, t.gradients + at * Student::count(H), scratch);
-    for (int k = 0; k < t.steps; k++) f.step(k, wind, random);
+    for (int k = 0; k < t.steps; k++) f.step(k, forces, random);
     f.backward(g);
     g.finish();
     t.costs[at] = sum(f.total);
@@ -270,8 +270,8 @@ void segment_of(const StudentSegment& t, int drone, int block) {
     V obs[STUDENT_OBS];
     observe(d, f.s, nullptr, STUDENT_OBS, obs);
     f.sensors.begin(f.began, obs);
-    store_state(moving, E, f.s);
-    for (int i = 0; i < H; i++) store(memory + (size_t)i * E, f.began ? all(t.h0[i]) : f.hidden[i]);
+    store_state(state, E, f.s);
+    for (int i = 0; i < H; i++) store(hidden_state + (size_t)i * E, f.began ? all(t.h0[i]) : f.hidden[i]);
     for (int i = 0; i < 2 * SENSED; i++) store(past + (size_t)i * E, f.sensors.past[i / SENSED][i % SENSED]);
 }
 
