@@ -1,0 +1,26 @@
+# %%
+from raptor_nb.core.tracking import Headline
+# %%
+headline = Headline()
+# %% parameters
+config = ""
+output_dir = "runs/default"
+student = ""
+teachers = ""
+drones = ""
+# %%
+import base64, json
+from pathlib import Path
+# %%
+PIXEL = ("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9"
+         "awAAAABJRU5ErkJggg==")
+out = Path(output_dir)
+(out / "figures").mkdir(parents=True, exist_ok=True)
+(out / "figures/flights.png").write_bytes(base64.b64decode(PIXEL))
+(out / "flights.parquet").write_text("flights")
+# %%
+survival = dict(name="survival", value=.95, unit="", published=.945, required=.9, met=True)
+other = dict(name="<b>", value=1, unit="m", published=None, required=None, met=None)
+(out / "verdict.json").write_text(json.dumps([survival, other]))
+# %%
+headline.update("It flies.")
