@@ -9,7 +9,7 @@ NAME ?=
 LAB ?= runs/lab
 COMPLETE ?=
 
-.PHONY: help setup run foundation reports check test notebooks tools prepare readme bad-input docs fly page bundle lab bench tflite export-report clean
+.PHONY: help setup run foundation reports check test notebooks tools prepare readme docs fly page bundle lab bench tflite export-report clean
 help:      ## this list
 	@grep -hE '^[a-z-]+: .*##|^[a-z-]+:  *##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-13s %s\n", $$1, $$2}'
 	@printf '%s\n' '' '  variables:' \
@@ -35,7 +35,7 @@ run: setup       ## drones, teachers, student, export, flights and the report: r
 	$(BIN)/raptor_pipeline --profile $(PROFILE)
 
 foundation: setup ## the student that is shipped: 1000 drones, teachers, three seeds, and what is known about them: runs/full/report
-	$(BIN)/raptor_pipeline --profile full --further 09_published_recipe,08_understand
+	$(BIN)/raptor_pipeline --profile full --studies 09_published_recipe,08_understand
 
 reports: setup   ## a finished run's report into reports/<NAME>, its weights into raptor_nb/weights; without NAME: which there are
 	@$(BIN)/python tools/reports.py $(NAME)
@@ -46,7 +46,7 @@ check: setup     ## seconds: the library is what the notebooks export, notebooks
 test: export OMP_NUM_THREADS := 1
 test: check      ## every lesson of the notebooks and every test against the library, with coverage (at least 85 %)
 	@rm -f .coverage .coverage.*
-	$(BIN)/python -m pytest -q -n $(JOBS) $(if $(SLOW),-m 'slow or not slow') $(if $(COMPLETE),--no-skips) --ignore=tests/test_hygiene.py \
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist worksteal $(if $(SLOW),-m 'slow or not slow') $(if $(COMPLETE),--no-skips) --ignore=tests/test_hygiene.py \
 	  --cov --cov-report=term --cov-fail-under=85
 
 notebooks: export OMP_NUM_THREADS := 1
@@ -65,9 +65,6 @@ prepare: setup   ## after editing a notebook: export, clean, README, test
 readme: setup    ## README.md from nbs/index.ipynb
 	$(BIN)/python tools/readme.py
 
-bad-input: setup ## docs/bad_input.md, the table of mistakes and their answers, from the tests that make them
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 0 -k 'bad or refused or unwritable or missing or no_space or sentence' --bad-input=docs/bad_input.md
-
 docs: export OMP_NUM_THREADS := 1
 docs: setup      ## the documentation in _docs/index.html, without Quarto
 	$(BIN)/python tools/docs.py
@@ -85,11 +82,10 @@ bundle: setup    ## the program web/fly.js and the page again, after an edit in 
 
 lab: setup       ## copies of the notebooks (runs/lab) in JupyterLab, beginning with the tour
 	@[ -e $(LAB) ] || $(BIN)/raptor_notebooks $(LAB)
-	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) $(LAB_ARGS) $(LAB)/tour.ipynb
+	$(BIN)/jupyter lab $(if $(filter 0,$(shell id -u)),--allow-root) $(LAB_ARGS) $(LAB)/guides/tour.ipynb
 
 bench: setup     ## the programs of benchmarks/, one after the other
-	@shopt -s nullglob; files=(benchmarks/*.py); [ $${#files[@]} -gt 0 ] || echo 'no benchmarks yet: they would be benchmarks/*.py'; \
-	for file in "$${files[@]}"; do echo "== $$file"; $(BIN)/python "$$file" || exit 1; done
+	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python "$$file" || exit 1; done
 
 tflite: setup    ## TensorFlow 2.15 and onnx-tf on top, for the TFLite export (1.5 GB, Python 3.11)
 	$(BIN)/pip install -q $(PIP_ARGS) -r requirements-tflite.lock -c <(grep -v '^l2f==' requirements.lock)

@@ -19,6 +19,8 @@ from nbformat.v4 import new_code_cell, new_markdown_cell
 from sphinx.cmd.build import build_main
 from sphinx.errors import SphinxError
 
+import architecture
+
 ROOT = Path(__file__).resolve().parents[1]
 FLYING = """<iframe class="fly" src="../fly.html?embed&amp;policy=both&amp;eight" loading="lazy"
 title="Drones in flight: ours in blue, published in orange"></iframe>
@@ -103,7 +105,9 @@ def converted(cell, names, module):
     given = DIRECTIVE.findall(cell.source)
     if cell.cell_type != "code" or not code(cell): return []
     if "hide" in given: return [new_code_cell(code(cell), metadata={"tags": ["remove-cell"]})]
-    if "export" not in given: return [new_code_cell(code(cell))]
+    if "export" not in given:
+        silent = re.search(r"^#\|\s*echo:\s*false", cell.source, flags=re.M)
+        return [new_code_cell(code(cell), metadata={"tags": ["remove-input"] if silent else []})]
     body = ast.parse(code(cell)).body
     nodes = [n for n in body if isinstance(n, (ast.FunctionDef, ast.ClassDef)) and n.name[0] != "_"]
     imports = all(isinstance(n, (ast.Import, ast.ImportFrom)) for n in body)
@@ -181,11 +185,14 @@ def api(names):
     return "\n".join(lines)
 
 
-def measured(changelog):
-    "The measured figures of the changelog, with its links from docs/"
-    found = re.search(r"^### Measured\n(.*?)(?=^##)", changelog, flags=re.M | re.S)
-    if not found: raise SphinxError("CHANGELOG.md has no section 'Measured' for the benchmarks")
-    return re.sub(r"\]\((?!\w+:)", "](../", found[1])
+def notebooks_of_modules():
+    "{module: link from docs/ to its notebook}"
+    found = {}
+    for path in sorted(Path("nbs").rglob("*.ipynb")):
+        text = path.read_text(encoding="utf-8")
+        exported = re.search(r'"#\|\s*default_exp ([\w.]+)', text)
+        if exported: found[exported[1]] = f"../{path.as_posix()}"
+    return found
 
 
 def execute_changed(app, env, docnames):
@@ -232,15 +239,14 @@ def source_read(app, docname, content):
     elif path.suffix == ".ipynb": content[0] = nbformat.writes(report_page(path))
     elif docname.startswith("reports/"): content[0] += report_contents(path.parent)
     elif docname == "docs/api": content[0] += api(app.public_names)
-    elif docname == "docs/benchmarks":
-        changelog = Path(app.srcdir) / "CHANGELOG.md"
-        content[0] += measured(changelog.read_text(encoding="utf-8"))
-        app.env.note_dependency(changelog)
+    elif docname == "docs/architecture":
+        content[0] += architecture.page(notebooks_of_modules())
 
 
 def reports(app, env, *_):
-    "The pages that are read each time, since they list files"
-    return [name for name in env.found_docs if re.fullmatch("reports/[^/]+/README", name)]
+    "The pages that are read each time, since they show what other files hold"
+    drawn = "reports/[^/]+/README|docs/architecture"
+    return [name for name in env.found_docs if re.fullmatch(drawn, name)]
 
 
 def forget(app, env, docname): (Path(app.outdir) / f"{docname}.html").unlink(missing_ok=True)

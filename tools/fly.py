@@ -1,6 +1,8 @@
-"""The page on which drones fly, one file: web/page.html + its program + policies and drones of this package -> web/fly.html
+"""The page on which drones fly, one file: web/fly.html
 
-`make bundle` makes the program web/fly.js from web/src (npm) and then the page, `make page` the page with new probes,
+It is web/page.html with its program and the policies and drones of this package.
+`make bundle` makes the program web/fly.js from web/src (npm) and then the page,
+`make page` the page with new probes,
 `make fly` opens it.
 """
 import argparse
@@ -15,9 +17,9 @@ from pathlib import Path
 import numpy as np
 
 from raptor_nb.core.records import atomic
-from raptor_nb.drones import DISTRIBUTIONS, real_drones, sample_fleet, vary
+from raptor_nb.drones import DISTRIBUTIONS, real_drones, sample_fleet, with_conditions
 from raptor_nb.policy import RaptorPolicy
-from raptor_nb.understand import r_squared, ridge, watch
+from raptor_nb.evaluation.probing import r_squared, record_hidden_states, ridge
 
 WEB = Path(__file__).resolve().parents[1] / "web"
 TEMPLATE, PROGRAM, PAGE = WEB / "page.html", WEB / "fly.js", WEB / "fly.html"
@@ -36,21 +38,23 @@ def rounded(values, digits=9):
 
 
 def fit_probe(policy, drones):
-    "Thrust-to-weight from the hidden state between 0.5 and 5 s, calm and disturbed: numbers for the page"
+    "Thrust-to-weight from the hidden state between 0.5 and 5 s, calm and disturbed"
     inputs, truth, learn = [], [], []
     for i, (force, noise) in enumerate(((0., 0.), (.1, .01))):
         conditions = dict(force=force, observation_noise=noise, velocity_limit=False,
                           max_position=.3, position_threshold=3.)
-        film = watch(policy, [vary(d, **conditions) for d in drones], np.arange(50, 501, 50), seed=7 + i)
-        keep, looks = film.alive, len(film.looks)
+        flown = [with_conditions(d, **conditions) for d in drones]
+        recording = record_hidden_states(policy, flown, np.arange(50, 501, 50), seed=7 + i)
+        keep, looks = recording.alive, len(recording.steps)
         thrust_to_weight = np.array([d.thrust_to_weight for d in drones])
-        inputs.append(film.memory[keep].reshape(-1, film.memory.shape[2]))
+        inputs.append(np.concatenate(recording.hidden[keep]))
         truth.append(np.repeat(thrust_to_weight[keep], looks)[:, None])
         learn.append(np.repeat((np.arange(len(drones)) % 3 > 0)[keep], looks))
     inputs, truth, learn = map(np.concatenate, (inputs, truth, learn))
     read = ridge(inputs[learn], truth[learn])
-    return dict(centre=read.centre.tolist(), spread=read.spread.tolist(), weights=read.weights[:, 0].tolist(),
-                r2=float(r_squared(truth[~learn], read(inputs[~learn]))[0]))
+    numbers = dict(centre=read.centre, spread=read.spread, weights=read.weights[:, 0])
+    r2 = float(r_squared(truth[~learn], read(inputs[~learn]))[0])
+    return {k: v.tolist() for k, v in numbers.items()} | dict(r2=r2)
 
 
 def policies():
@@ -75,18 +79,21 @@ def page_data(probe=None):
 def page(data, program):
     "One HTML file"
     data = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
-    return TEMPLATE.read_text(encoding="utf-8").replace("/*data*/", data).replace("/*program*/", program)
+    text = TEMPLATE.read_text(encoding="utf-8").replace("/*data*/", data)
+    return text.replace("/*program*/", program)
 
 
 def data_of(text):
     "What `page` was given"
-    return json.loads(re.search(r'<script id="data" type="application/json">(.*?)</script>', text)[1])
+    script = r'<script id="data" type="application/json">(.*?)</script>'
+    return json.loads(re.search(script, text)[1])
 
 
 def program():
     "Raises SystemExit where the program is not there"
     if PROGRAM.is_file(): return PROGRAM.read_text(encoding="utf-8")
-    raise SystemExit(f"{PROGRAM.relative_to(WEB.parent)} is missing: `make bundle` makes it where npm is at hand")
+    raise SystemExit(f"{PROGRAM.relative_to(WEB.parent)} is missing: "
+                     "`make bundle` makes it where npm is at hand")
 
 
 def differing(a, b, name="data"):
@@ -96,7 +103,8 @@ def differing(a, b, name="data"):
         return [found for k in a for found in differing(a[k], b[k], f"{name}.{k}")]
     if isinstance(a, list) and isinstance(b, list):
         if len(a) != len(b): return [name]
-        return [found for i, (x, y) in enumerate(zip(a, b)) for found in differing(x, y, f"{name}[{i}]")]
+        pairs = enumerate(zip(a, b))
+        return [found for i, (x, y) in pairs for found in differing(x, y, f"{name}[{i}]")]
     if isinstance(a, float) or isinstance(b, float):
         return [] if abs(a - b) <= LAST_DIGITS * max(abs(a), abs(b), 1e-9) else [name]
     return [] if a == b else [name]
@@ -118,7 +126,7 @@ def outdated(text):
 
 
 def write_page(path, refit=False):
-    "Today's page, with the probes of the page that is kept while its policies are today's. Raises SystemExit without a program"
+    "Today's page; probes are kept while policies are today's. Raises SystemExit without a program"
     data = data_of(PAGE.read_text(encoding="utf-8")) if PAGE.is_file() and not refit else None
     text = page(page_data() if data is None or changed(data) else data, program())
     path = Path(path)
@@ -130,15 +138,18 @@ def write_page(path, refit=False):
 def sources_hash():
     "Of everything that the program is made from"
     files = [WEB / "package.json", *sorted((WEB / "src").glob("*.js"))]
-    return hashlib.sha256(b"\0".join(p.name.encode() + b"\0" + p.read_bytes() for p in files)).hexdigest()
+    parts = (p.name.encode() + b"\0" + p.read_bytes() for p in files)
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()
 
 
 def bundle(out=PROGRAM):
     "web/src -> web/fly.js, with the licence of three.js and the hash of the sources in front"
     if not shutil.which("npm"):
-        raise SystemExit("the program of the page is bundled by npm, which is not here: install Node.js 20 or later")
+        raise SystemExit("the program of the page is bundled by npm, which is not here: "
+                         "install Node.js 20 or later")
     if not (WEB / "node_modules/esbuild").is_dir():
-        done = subprocess.run(["npm", "install", "--no-audit", "--no-fund"], cwd=WEB, capture_output=True, text=True)
+        install = ["npm", "install", "--no-audit", "--no-fund"]
+        done = subprocess.run(install, cwd=WEB, capture_output=True, text=True)
         last = (done.stderr.strip().splitlines() or ["it did not say why"])[-1]
         if done.returncode: raise SystemExit(f"npm could not install three and esbuild: {last}")
     licence = (WEB / "node_modules/three/LICENSE").read_text().strip()
@@ -146,13 +157,15 @@ def bundle(out=PROGRAM):
     build = ["npm", "run", "-s", "build", "--", f"--outfile={raw}"]
     done = subprocess.run(build, cwd=WEB, capture_output=True, text=True)
     if done.returncode: raise SystemExit(f"esbuild did not bundle the page:\n{done.stderr}")
-    head = f"/* made by `make bundle`; sources sha256 {sources_hash()}\n\nContains three.js:\n{licence}\n*/\n"
+    head = (f"/* made by `make bundle`; sources sha256 {sources_hash()}\n\n"
+            f"Contains three.js:\n{licence}\n*/\n")
     Path(out).write_text(head + raw.read_text(encoding="utf-8"), encoding="utf-8")
     raw.unlink()
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    as_written = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=as_written)
     parser.add_argument("--bundle", action="store_true", help="first make web/fly.js from web/src")
     given = parser.parse_args()
     os.chdir(WEB.parent)

@@ -8,30 +8,43 @@ from pathlib import Path
 
 from raptor_nb.core.config import suggest
 from raptor_nb.core.records import atomic, load_json
-from raptor_nb.pipeline import ship
+from raptor_nb.report import ship
+from raptor_nb.targets.registry import TARGETS
 
 ROOT, WEIGHTS = Path(__file__).resolve().parents[1], Path("raptor_nb/weights")
-REPORTS = {"quick": "runs/quick/report", "foundation": "runs/full/report", "published_recipe": "runs/full/report_published_recipe",
-           "understand": "runs/full/report_understand", "export": "runs/export/report", "sac": "runs/sac/report"}
-EXPORTED = [f"student{end}" for end in (".onnx", ".sequence.onnx", ".h", ".h5", ".json", ".tflite", ".float16.tflite", ".int8.tflite")]
+REPORTS = {
+    "quick": "runs/quick/report",
+    "foundation": "runs/full/report",
+    "published_recipe": "runs/full/report_published_recipe",
+    "understand": "runs/full/report_understand",
+    "export": "runs/export/report",
+    "sac": "runs/sac/report",
+}
+EXPORTED = [target.file for target in TARGETS.values()]
 
 
 class NotFinished(Exception):
     "Why a report cannot be published, in one sentence"
 
 
-def finished(report):
-    "The report of a run that ended well: its front page is written last, so nothing in it is newer. Raises NotFinished"
+def check_finished(report):
+    "Its front page is written last, so nothing in it is newer. Raises NotFinished"
+    if not report.exists(): raise NotFinished(f"there is no '{report}'; make it first")
     if not (report / "verdict.json").is_file():
-        raise NotFinished(f"'{report}' is not finished: go on with the same command" if report.exists() else f"there is no '{report}'; make it first")
-    page, files = report / "index.html", [p for p in report.rglob("*") if p.is_file()]
-    newer = next((p for p in files if page.exists() and p.stat().st_mtime_ns > page.stat().st_mtime_ns), None)
-    running = next((p for p in [*files, *report.parent.glob("stages/*")] if ".running." in p.name), None)
-    if newer or running: raise NotFinished(f"the run of '{report}' is not finished (see '{(running or newer).name}'): go on with the same command")
+        raise NotFinished(f"'{report}' is not finished: resume it with the same command")
+    page = report / "index.html"
+    files = [p for p in report.rglob("*") if p.is_file()]
+    made = page.stat().st_mtime_ns if page.exists() else float("inf")
+    newer = [p for p in files if p.stat().st_mtime_ns > made]
+    running = [p for p in [*files, *report.parent.glob("stages/*")] if ".running." in p.name]
+    if newer or running:
+        name = (running or newer)[0].name
+        raise NotFinished(f"the run of '{report}' is not finished (see '{name}'): "
+                          "resume it with the same command")
 
 
 def replace(report, folder):
-    "The folder becomes a copy of the report, as a whole; an introduction of its own (README.md) stays"
+    "The folder becomes a copy of the report; an introduction of its own (README.md) stays"
     aside, old = (folder.with_name(f".{folder.name}.{what}") for what in ("new", "old"))
     for left in (aside, old): shutil.rmtree(left, ignore_errors=True)
     shutil.copytree(report, aside, ignore=shutil.ignore_patterns(".*"))
@@ -44,34 +57,37 @@ def replace(report, folder):
 
 def ship_files(run):
     "The exported files into the weights. Raises NotFinished"
-    lacking = next((name for name in EXPORTED if not (run / name).is_file()), None)
-    if lacking: raise NotFinished(f"there is no '{run / lacking}' to ship: make export-report")
+    missing = next((name for name in EXPORTED if not (run / name).is_file()), None)
+    if missing: raise NotFinished(f"there is no '{run / missing}' to ship: make export-report")
     for name in EXPORTED:
         with atomic(WEIGHTS / name) as tmp: shutil.copyfile(run / name, tmp)
 
 
 def publish(name):
-    "One report, with the weights that belong to it. Raises NotFinished, FileNotFoundError, WriteError"
-    if name not in REPORTS: raise NotFinished(f"there is no report '{name}'; {suggest(name, REPORTS)}")
+    "One report, with the weights that belong to it. Raises NotFinished, OSError"
+    if name not in REPORTS:
+        raise NotFinished(f"there is no report '{name}'; {suggest(name, REPORTS)}")
     report = Path(REPORTS[name])
-    finished(report)
+    check_finished(report)
     if name == "foundation": ship(report.parent, WEIGHTS, load_json(report / "verdict.json"))
     if name == "export": ship_files(report.parent)
     replace(report, Path("reports") / name)
-    return f"reports/{name} is a copy of '{report}'" + (f", {WEIGHTS} has its files" if name in ("foundation", "export") else "")
+    shipped = f", {WEIGHTS} has its files" if name in ("foundation", "export") else ""
+    return f"reports/{name} is a copy of '{report}'{shipped}"
 
 
 def listed():
     "What could be published, and why not"
     for name, report in REPORTS.items():
-        try: finished(Path(report))
+        try: check_finished(Path(report))
         except NotFinished as e: state = str(e)
         else: state = f"make reports NAME={name}"
         yield f"{name:17} {report:34} {state}"
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", nargs="?", help=", ".join(REPORTS))
     name = parser.parse_args(argv).name
     os.chdir(ROOT)

@@ -113,7 +113,7 @@ main() {
   if [ -n "$job" ]; then
     if [ -n "${WARM:-}" ]; then
       say "meanwhile compiling the physics for the profile $WARM"
-      "$venv/bin/python" -c 'import sys; from raptor_nb.learn.apg import warm; warm(sys.argv[1])' "$WARM" >>"$log" 2>&1 || say "that did not work, it is done later: see $log"
+      "$venv/bin/python" -c 'import sys; from raptor_nb.learn.apg import warm; from raptor_nb.settings import load_config; warm(load_config(sys.argv[1]))' "$WARM" >>"$log" 2>&1 || say "that did not work, it is done later: see $log"
     fi
     wait "$job"
     install_l2f "$wheels" || { say "that l2f does not load here, compiling it again"; rm -rf "$wheels"; find_or_compile_l2f "$wheels"; install_l2f "$wheels"; } ||

@@ -1,4 +1,4 @@
-/* made by `make bundle`; sources sha256 34b322cb504362729f92ae0ae881261539c303a27363b37a1ed443404d4de0ad
+/* made by `make bundle`; sources sha256 0effbe7d1cab627c823257be6abc265e440ce2a4d437cd415555312ae0856f2c
 
 Contains three.js:
 The MIT License

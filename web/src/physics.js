@@ -1,4 +1,4 @@
-// How a quadrotor flies, step for step as raptor_nb.learn.flight and l2f have it: rotor lag, Newton-Euler,
+// How a quadrotor flies, step for step as raptor_nb.sim.physics and l2f have it: rotor lag, Newton-Euler,
 // Runge-Kutta 4 over 10 ms. SI units; world x forward, y left, z up; quaternions w, x, y, z;
 // motors front-right, back-right, back-left, front-left.
 
