@@ -1,4 +1,5 @@
-"""Environment steps a second of the engines of `learn.apg` and `learn.native`: teachers with gradients, the student with labels and gradients; and where the time of an update of each stage goes. `python benchmarks/engines.py [threads]`"""
+"""What the engines of `learn.engines` do in a second, and where an update's time goes.
+`python benchmarks/engines.py [threads]`"""
 import cProfile
 import pstats
 import sys
@@ -6,11 +7,15 @@ import time
 
 import torch
 
-from raptor_nb import distill
-from raptor_nb.core.config import load_config
+from raptor_nb.core.parallel import single_threaded
 from raptor_nb.drones import sample_fleet
-from raptor_nb.learn import apg, flight, native, polish
+from raptor_nb.learn import apg, dagger, direct
+from raptor_nb.learn.engines import CompiledEngine, NativeEngine, TorchEngine
 from raptor_nb.policy import RaptorPolicy
+from raptor_nb.settings import load_config
+from raptor_nb.sim import physics
+
+SETTINGS = load_config('full')
 
 
 def best(function, tries=7):
@@ -23,60 +28,84 @@ def best(function, tries=7):
     return min(once() for _ in range(tries))
 
 
+def speeds(what, steps, function, engines):
+    "Yields (name, steps a second) of a function of an engine"
+    for engine, tries in engines:
+        with engine.threads():
+            yield f'{what}, {engine.name}', steps / best(lambda: function(engine), tries)
+
+
 def teachers(drones=64):
-    settings = load_config('full').apg
-    run = apg.Run(settings, sample_fleet(drones))
-    steps = drones * settings.environments * settings.segment
-    for name, engine, tries in (('plain', apg.plain, 1), ('compiled', apg.compiled(), 3), ('native', native, 9)):
-        with native.small_operations() if engine is native else torch.no_grad(): yield f'teachers, {name}', steps / best(lambda: apg.improve(run, engine), tries)
+    "With gradients"
+    settings = SETTINGS.apg
+    run = apg.APGState(settings, sample_fleet(drones))
+    steps = drones * settings.num_envs * settings.horizon
+    engines = (TorchEngine(), 1), (CompiledEngine(), 3), (NativeEngine(), 9)
+    return speeds('teachers', steps, lambda e: apg.update_teachers(run, e), engines)
 
 
-def student(drones=8):
-    settings = load_config('full')
-    fleet_drones = sample_fleet(drones)
-    made, fleet = apg.Run(settings.apg, fleet_drones).teachers(), flight.fleet_of(fleet_drones)
-    happens = distill.weather(fleet, settings, torch.Generator().manual_seed(0))
-    steps = happens.sigma.numel() * settings.distillation.sequence_length
-    for name, engine, tries in (('plain', apg.plain, 1), ('native', native, 9)):
-        yield f'student, distillation, {name}', steps / best(lambda: distill.imitate(RaptorPolicy(), made, fleet, happens, settings, engine), tries)
+def distillation(drones=8):
+    "With labels and gradients"
+    fleet, s = sample_fleet(drones), SETTINGS.distillation
+    made, params = apg.APGState(SETTINGS.apg, fleet).teachers(), physics.batch_params(fleet)
+    flights = dagger.sample_flights(params, SETTINGS, torch.Generator().manual_seed(0))
+    steps = flights.sigma.numel() * s.sequence_length
+    student = RaptorPolicy()
+    def update(engine):
+        dagger.imitate(student, made, params, flights, s.sequence_length, engine)
+    return speeds('student, distillation', steps, update, ((TorchEngine(), 1), (NativeEngine(), 9)))
 
 
-def flights(drones=32):
-    settings = load_config('full')
-    run = polish.Polish(settings, RaptorPolicy(), sample_fleet(drones), torch.ones(drones))
-    steps = drones * settings.distillation.online.environments * settings.distillation.polish.segment
-    with native.small_operations(): yield 'student, polishing, native', steps / best(lambda: polish.improve(run, native), 9)
+def fine_tuning(drones=8):
+    "With gradients"
+    settings = load_config(SETTINGS, **{'distillation.direct.drones': drones})
+    fleet, s = sample_fleet(drones), settings.distillation
+    run = direct.DirectState(settings, RaptorPolicy(), fleet, torch.ones(drones))
+    steps = s.direct.drones * s.dagger.num_envs * s.direct.horizon
+    update = lambda engine: direct.update_directly(run, engine)
+    return speeds('student, fine-tuning', steps, update, ((TorchEngine(), 1), (NativeEngine(), 9)))
 
 
 def shares(function, parts, times=60):
-    "Milliseconds a call, and the share of it spent in some functions, given as {label: (end of the file's name, function)}"
+    "Milliseconds a call, and the shares of {label: (end of the file's name, function)} in it"
     function()
     with cProfile.Profile() as profile:
         start = time.perf_counter()
         for _ in range(times): function()
         spent = time.perf_counter() - start
-    took = {label: sum(row[3] for (file, _, name), row in pstats.Stats(profile).stats.items() if file.endswith(at) and name == called) / spent for label, (at, called) in parts.items()}
+    rows = pstats.Stats(profile).stats.items()
+    def share(end, called):
+        found = (row[3] for (file, _, name), row in rows if file.endswith(end) and name == called)
+        return sum(found) / spent
+    took = {label: share(*part) for label, part in parts.items()}
     return 1e3 * spent / times, took | {'the rest': 1 - sum(took.values())}
 
 
 def updates():
     "An update of each stage as `make foundation` makes it"
-    settings = load_config('full')
-    fleet_drones = sample_fleet(settings.apg.group)
-    teaching = apg.Run(settings.apg, fleet_drones)
-    made = teaching.teachers()
-    distilling = distill.Run(settings, made, fleet_drones, fleet_drones[:2])
-    polishing = polish.Polish(settings, RaptorPolicy(), fleet_drones, torch.ones(len(fleet_drones)))
-    descent = {'optimiser': ('polish.py', 'descend')}
-    with native.small_operations():
-        yield 'teachers', *shares(lambda: apg.improve(teaching, native), {'flights and gradients': ('native.py', 'segment'), 'fresh starts': ('apg.py', 'starts'), 'optimiser': ('adam.py', 'adam')})
-        yield 'distillation', *shares(lambda: distill.learn(distilling, native), {'flights and labels': ('native.py', 'flights'), 'gradients': ('native.py', 'block_gradients'), 'weather': ('distill.py', 'weather')} | descent)
-        yield 'polishing', *shares(lambda: polish.improve(polishing, native), {'flights and gradients': ('native.py', 'student_segment'), 'fresh starts and weather': ('polish.py', 'renew')} | descent)
+    fleet, engine = sample_fleet(SETTINGS.apg.group), NativeEngine()
+    teaching = apg.APGState(SETTINGS.apg, fleet)
+    distilling = dagger.DAggerState(SETTINGS, teaching.teachers(), fleet, fleet[:2])
+    tuning = direct.DirectState(SETTINGS, RaptorPolicy(), fleet, torch.ones(len(fleet)))
+    step = {'optimiser': ('student.py', 'optimizer_step')}
+    yield 'teachers', *shares(lambda: apg.update_teachers(teaching, engine), {
+        'flights and gradients': ('native.py', 'teacher_segment'),
+        'starts': ('apg.py', 'begin_again'), 'optimiser': ('adam.py', 'adam')})
+    yield 'distillation', *shares(lambda: dagger.update_by_dagger(distilling, engine), {
+        'flights and labels': ('native.py', 'student_rollout'),
+        'gradients': ('native.py', 'imitation_gradients'),
+        'disturbances': ('dagger.py', 'sample_flights')} | step)
+    yield 'fine-tuning', *shares(lambda: direct.update_directly(tuning, engine), {
+        'flights and gradients': ('native.py', 'student_segment'),
+        'starts and disturbances': ('direct.py', 'begin_segment')} | step)
 
 
 if __name__ == '__main__':
     if len(sys.argv) > 1: torch.set_num_threads(int(sys.argv[1]))
     print(f'{torch.get_num_threads()} threads')
-    for rows in (teachers(), student(), flights()):
+    for rows in (teachers(), distillation(), fine_tuning()):
         for name, rate in rows: print(f'{name:32s} {rate / 1e6:6.2f} million steps/s', flush=True)
-    for stage, milliseconds, took in updates(): print(f'an update of {stage}: {milliseconds:.1f} ms; ' + ', '.join(f'{part} {share:.0%}' for part, share in took.items()), flush=True)
+    with single_threaded():
+        for stage, milliseconds, took in updates():
+            parts = ', '.join(f'{part} {share:.0%}' for part, share in took.items())
+            print(f'an update of {stage}: {milliseconds:.1f} ms; {parts}', flush=True)

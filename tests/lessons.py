@@ -1,9 +1,13 @@
-"""Run the lessons of a notebook, the cells that are not exported, against the exported module: python tests/lessons.py NOTEBOOK
+"""The lessons of a notebook against the exported module: python tests/lessons.py NOTEBOOK
 
-nbdev_test (`make notebooks`) runs a notebook whole, so what it exercises are the definitions in the notebook. Here the same
-lessons exercise raptor_nb/*.py, which is what people import, and coverage sees it. A notebook that exports nothing runs whole.
+Lessons are the cells that are not exported. nbdev_test (`make notebooks`) runs a notebook whole,
+so what it exercises are the definitions in the notebook. Here the same lessons exercise
+raptor_nb/*.py, which is what people import, and coverage sees it. A notebook that exports nothing
+runs whole.
 """
-import importlib, re, sys
+import importlib
+import re
+import sys
 from pathlib import Path
 
 import nbdev.test

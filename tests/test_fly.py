@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from raptor_nb.drones import parse_drone, real_drones, sample_fleet
-from raptor_nb.learn import flight
+from raptor_nb.sim import physics
 from raptor_nb.policy import RaptorPolicy
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -26,16 +26,16 @@ def data(): return fly.data_of(fly.PAGE.read_text(encoding="utf-8"))
 
 def recorded(drone, policy, steps=500, noise=.01, force=.05):
     "A flight in the torch physics (float64) with noise and wind: what was seen, done and reached"
-    fleet, generator = flight.fleet_of([drone], dtype=torch.float64), torch.Generator().manual_seed(3)
-    state = flight.sample_state(fleet, 1, generator)
+    fleet, generator = physics.batch_params([drone], dtype=torch.float64), torch.Generator().manual_seed(3)
+    state = physics.sample_state(fleet, 1, generator)
     state = state._replace(force=torch.full_like(state.force, force * drone.weight), torque=1e-3 * state.torque + 1e-4 * drone.weight * drone.arm_length)
     first = {k: listed(v[0, 0]) for k, v in state._asdict().items()}
     seen, done, reached, hidden = [], [], [], None
     with torch.no_grad():
         for _ in range(steps):
-            observation = flight.observe(state) + noise * torch.randn(1, 1, 22, generator=generator, dtype=torch.float64)
+            observation = physics.observe(state) + noise * torch.randn(1, 1, 22, generator=generator, dtype=torch.float64)
             action, hidden = policy(observation[0].float(), hidden)
-            state = flight.step(state, action.double()[None], fleet)
+            state = physics.step(state, action.double()[None], fleet)
             seen.append(listed(observation[0, 0].float())); done.append(listed(action[0])); reached.append([listed(x[0, 0]) for x in state[:5]])
     return dict(dynamics=dynamics(drone), first=first, seen=seen, done=done, reached=reached, weights={k: listed(v) for k, v in policy.state_dict().items()})
 
@@ -84,14 +84,14 @@ def test_500_steps_are_those_of_the_package(drone, policy, tmp_path):
 
 
 def test_observation_and_probe_are_those_of_the_package(tmp_path):
-    from raptor_nb.understand import Ridge
-    fleet = flight.fleet_of(list(real_drones().values()), dtype=torch.float64)
-    state = flight.sample_state(fleet, 1, torch.Generator().manual_seed(0))
+    from raptor_nb.evaluation.probing import Ridge
+    fleet = physics.batch_params(list(real_drones().values()), dtype=torch.float64)
+    state = physics.sample_state(fleet, 1, torch.Generator().manual_seed(0))
     names = dict(position="position", orientation="orientation", velocity="linear_velocity", omega="angular_velocity", action="action")
     probe, hidden = data()["policies"]["student"]["probe"], np.random.default_rng(0).normal(size=(50, 16)) * 2
     given = dict(states=[{k: listed(getattr(state, v)[i, 0]) for k, v in names.items()} for i in range(7)], probe=probe, hidden=hidden.tolist())
     said = node("import { observe } from 'SRC/physics.js';\nimport { readProbe } from 'SRC/policy.js';\nconsole.log(JSON.stringify([given.states.map(observe), given.hidden.map((h) => readProbe(given.probe, h))]));", given, tmp_path)
-    np.testing.assert_allclose(said[0], flight.observe(state)[:, 0].numpy(), atol=1e-12)
+    np.testing.assert_allclose(said[0], physics.observe(state)[:, 0].numpy(), atol=1e-12)
     np.testing.assert_allclose(said[1], Ridge(*(np.array(probe[k]) for k in ("centre", "spread"))  , np.array(probe["weights"])[:, None])(hidden)[:, 0], atol=1e-9)
 
 
@@ -109,7 +109,7 @@ def test_changed_drones_are_drones(tmp_path):
 
 
 def test_the_figure_eight_is_that_of_the_report(tmp_path):
-    from raptor_nb.evaluate import FigureEight
+    from raptor_nb.sim.conditions import FigureEight
     target = FigureEight()(None)
     at = [2. + .1 * i for i in range(50)] # once it has grown to its size
     said = node("import { figureEight } from 'SRC/world.js';\nconsole.log(JSON.stringify(given.map(figureEight)));", at, tmp_path)
@@ -174,7 +174,7 @@ def test_last_digits_of_another_processor_make_no_older_page():
 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_the_probe_that_is_kept_reads_as_one_fitted_today(policy):
-    from raptor_nb.understand import Ridge
+    from raptor_nb.evaluation.probing import Ridge
     flyer, fleet = POLICIES[policy](), sample_fleet(fly.SAMPLED + fly.PROBED, seed=fly.SEED)
     read = lambda p: Ridge(*(np.array(p[k]) for k in ("centre", "spread")), np.array(p["weights"])[:, None])
     kept, fitted = data()["policies"][policy]["probe"], fly.fit_probe(flyer, fleet[fly.SAMPLED:])

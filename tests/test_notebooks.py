@@ -1,15 +1,19 @@
-"The lessons of every notebook hold for the exported library; notebooks that export nothing run whole"
-import subprocess, sys
+"The lessons of every notebook hold for the exported library; without exports it runs whole"
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from lessons import ROOT
 
-NOTEBOOKS = [p for p in sorted((ROOT / "nbs").rglob("*.ipynb")) if ".ipynb_checkpoints" not in p.parts]
+NOTEBOOKS = sorted(p for p in (ROOT / "nbs").rglob("*.ipynb")
+                   if ".ipynb_checkpoints" not in p.parts)
 
 
-@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda p: p.relative_to(ROOT / "nbs").as_posix())
+@pytest.mark.parametrize("notebook", NOTEBOOKS,
+                         ids=lambda p: p.relative_to(ROOT / "nbs").as_posix())
 def test_lessons_hold(notebook):
-    done = subprocess.run([sys.executable, Path(__file__).with_name("lessons.py"), notebook], cwd=ROOT, capture_output=True, text=True)
+    command = [sys.executable, Path(__file__).with_name("lessons.py"), notebook]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]

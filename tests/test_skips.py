@@ -1,5 +1,9 @@
 "Where everything is installed nothing is skipped: what --no-skips says of each way to skip"
-import os, re, subprocess, sys
+import os
+import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,34 +16,43 @@ WAYS = {
     "fixture": f"@pytest.fixture\ndef tool(): pytest.skip({REASON})\ndef test_it(tool): pass",
     "importorskip": f"def test_it(): pytest.importorskip('no_such_package', {REASON})",
     "file": f"pytest.importorskip('no_such_package', {REASON})\ndef test_it(): pass",
-    "parameter": f"@pytest.mark.parametrize('x', [pytest.param(1, marks=pytest.mark.skip({REASON}))])\ndef test_it(x): pass",
+    "parameter": "@pytest.mark.parametrize('x', [pytest.param(1, marks=pytest.mark.skip("
+                 f"{REASON}))])\ndef test_it(x): pass",
 }
 RAN = {
     "passes": "def test_it(): pass",
     "expected_failure": "@pytest.mark.xfail\ndef test_it(): assert False",
-    "hypothesis": "from hypothesis import given, assume, strategies as st\n@given(st.integers())\ndef test_it(x): assume(x % 2)",
+    "hypothesis": "from hypothesis import given, assume, strategies as st\n"
+                  "@given(st.integers())\ndef test_it(x): assume(x % 2)",
 }
 
 
-@pytest.fixture(scope="module", params=[[], ["-p", "xdist", "-n", "2"]], ids=["one process", "two processes"])
+@pytest.fixture(scope="module", params=[[], ["-p", "xdist", "-n", "2"]],
+                ids=["one process", "two processes"])
 def run(request, tmp_path_factory):
     "All of these in one folder, with our conftest.py"
     folder = tmp_path_factory.mktemp("suite")
     (folder / "pytest.ini").write_text("[pytest]\n")
-    (folder / "conftest.py").write_text((TESTS / "conftest.py").read_text(encoding="utf-8"), encoding="utf-8")
-    for name, code in (WAYS | RAN).items(): (folder / f"test_{name}.py").write_text(f"import pytest\n{code}\n")
+    shutil.copy(TESTS / "conftest.py", folder)
+    for name, code in (WAYS | RAN).items():
+        (folder / f"test_{name}.py").write_text(f"import pytest\n{code}\n")
 
     def start(*options):
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--continue-on-collection-errors", *request.param, *options]
-        return subprocess.run(command, cwd=folder, capture_output=True, text=True, env={**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"})
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider",
+                   "--continue-on-collection-errors", *request.param, *options]
+        env = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+        return subprocess.run(command, cwd=folder, capture_output=True, text=True, env=env)
     return start
 
 
 def test_a_skip_fails_and_says_what_is_missing(run):
     done = run("--no-skips")
-    told = re.findall(r"^test_(\w+)\.py\S* was not run, and --no-skips lets nothing be left out: valgrind is not installed$", done.stdout, re.M)
+    sentence = r"^test_(\w+)\.py\S* was not run, and --no-skips lets nothing be left out: " \
+               r"valgrind is not installed$"
+    told = re.findall(sentence, done.stdout, re.M)
     assert done.returncode == 1 and sorted(told) == sorted(WAYS), done.stdout
-    counts = dict((kind, int(n)) for n, kind in re.findall(r"(\d+) (\w+)", done.stdout.splitlines()[-1]))
+    last = done.stdout.splitlines()[-1]
+    counts = {kind: int(n) for n, kind in re.findall(r"(\d+) (\w+)", last)}
     assert "skipped" not in counts and counts["passed"] == 2 and counts["xfailed"] == 1
 
 

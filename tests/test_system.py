@@ -1,5 +1,5 @@
 "tools/system.sh: what is installed, how, and what somebody hears who may not"
-import os, subprocess
+import subprocess
 from pathlib import Path
 from shutil import which
 
@@ -10,7 +10,9 @@ SCRIPT = Path(__file__).resolve().parents[1] / "tools/system.sh"
 
 @pytest.fixture
 def machine(tmp_path):
-    "A machine of our own: bash and little else; apt-get works once its list was updated, and writes down what it was asked"
+    """A machine of our own: bash and little else. apt-get works once its list was updated, and
+    writes down what it was asked"""
+    log, updated = tmp_path / "asked", tmp_path / "updated"
     for name in ("bash", "env", "true", "cat", "touch"): (tmp_path / name).symlink_to(which(name))
 
     def command(name, *lines):
@@ -19,26 +21,30 @@ def machine(tmp_path):
 
     def run(user, *packages, sudo=None):
         command("id", f"echo {user}")
-        command("apt-get", f'echo "$DEBIAN_FRONTEND $*" >> {tmp_path}/asked', f'[[ "$*" != *update* ]] || touch {tmp_path}/updated', f"[ -e {tmp_path}/updated ]")
+        command("apt-get", f'echo "$DEBIAN_FRONTEND $*" >> {log}',
+                f'[[ "$*" != *update* ]] || touch {updated}', f"[ -e {updated} ]")
         if sudo: command("sudo", *sudo)
-        done = subprocess.run(["bash", SCRIPT, *packages], capture_output=True, text=True, env={"PATH": str(tmp_path)})
-        asked = (tmp_path / "asked").read_text().splitlines() if (tmp_path / "asked").exists() else []
+        done = subprocess.run(["bash", SCRIPT, *packages], capture_output=True, text=True,
+                              env={"PATH": str(tmp_path)})
+        asked = log.read_text().splitlines() if log.exists() else []
         return done, [(line.split()[0], line.split("=300 ")[1]) for line in asked]
     return run
 
 
+PACKAGES = "valgrind", "qemu-system-arm"
 INSTALL = ("noninteractive", "install -y --no-install-recommends valgrind qemu-system-arm")
 
 
 def test_the_list_of_packages_is_updated_where_it_is_missing(machine):
-    done, asked = machine(0, "valgrind", "qemu-system-arm")
-    assert done.returncode == 0 and done.stdout == "tools: installing valgrind qemu-system-arm\n", done.stderr
+    done, asked = machine(0, *PACKAGES)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "tools: installing valgrind qemu-system-arm\n"
     assert asked == [INSTALL, ("noninteractive", "update"), INSTALL]
-    assert machine(0, "valgrind", "qemu-system-arm")[1][3:] == [INSTALL], "only where it is missing"
+    assert machine(0, *PACKAGES)[1][3:] == [INSTALL], "only where it is missing"
 
 
 def test_sudo_is_used_where_it_asks_for_no_password(machine):
-    done, asked = machine(1000, "valgrind", "qemu-system-arm", sudo=['[ "$1" = -n ] && shift && exec "$@"'])
+    done, asked = machine(1000, *PACKAGES, sudo=['[ "$1" = -n ] && shift && exec "$@"'])
     assert done.returncode == 0 and asked[-1] == INSTALL, done.stderr
 
 
@@ -46,5 +52,7 @@ def test_sudo_is_used_where_it_asks_for_no_password(machine):
 def test_who_may_not_is_told_what_is_missing(machine, sudo):
     done, asked = machine(1000, sudo=sudo)
     assert done.returncode == 1 and not asked and done.stdout == ""
-    assert done.stderr.startswith("tools: not installed: g++ clang ") and done.stderr.count("\n") == 1
-    assert "apt-get install g++ clang " in done.stderr and "valgrind" in done.stderr and "chromium-driver" in done.stderr
+    said = done.stderr
+    assert said.startswith("tools: not installed: g++ clang ") and said.count("\n") == 1
+    assert "apt-get install g++ clang " in said
+    assert "valgrind" in said and "chromium-driver" in said
