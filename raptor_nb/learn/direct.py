@@ -30,8 +30,8 @@ from ..sim.physics import DroneParams, flatten_state
 # %% ../../nbs/learn/direct.ipynb #574d8ae6
 @section
 class Direct:
-    """A student's own flights, improved by their gradient: `direct` from random weights,
-    `distillation.fine_tuning` from a distilled student"""
+    """A student's own flights, improved by their gradient: `direct` from random
+    weights, `distillation.fine_tuning` from a distilled student"""
     num_updates: Natural = 0                # 0: the student is left as it is
     drones: Count = 32                      # per update, `num_envs` flights each
     num_envs: Count = 16                    # flights of a drone at once
