@@ -29,9 +29,8 @@ TRIAL = { # settings of a trial: everything runs, nothing is learned
     'distillation.dagger.drones': 1, 'distillation.dagger.num_envs': 16,
     'distillation.dagger.num_updates': 24, 'distillation.dagger.log_interval': 1,
     'distillation.dagger.validation_interval': 24,
-    'distillation.dagger.validation_drones': 2,
-    'distillation.dagger.selection_drones': 2, 'apg.horizon': 20, 'apg.num_updates': 4,
-    'apg.engine': 'torch'}
+    'validation.num_drones': 2, 'validation.selection_drones': 2,
+    'apg.horizon': 20, 'apg.num_updates': 4, 'apg.engine': 'torch'}
 
 def change_settings(settings: Settings, method='', updates=0, device='', seed=-1):
     "The parameters of this notebook as changes of settings"
@@ -48,7 +47,7 @@ def change_settings(settings: Settings, method='', updates=0, device='', seed=-1
 def sections(settings: Settings) -> dict:
     "The settings that a student depends on"
     names = ['training', 'apg', 'flight_randomization', 'distillation', 'student',
-             'environment']
+             'validation', 'environment']
     if settings.distillation.method == 'published': names.append('data_collection')
     return {k: settings.to_dict()[k] for k in names}
 
@@ -74,6 +73,7 @@ def train_student(settings: Settings,  # with the seed of this student
                  ) -> RaptorPolicy:
     "One student, distilled and, where settings say so, fine-tuned; kept in students/"
     s, seed = settings.distillation, settings.training.seed
+    how = s.fine_tuning
     validation = validation_drones(settings)
     folder = Path(output_dir)/f'checkpoints/distill/seed-{seed}-{mark}'
     def stage(name, what, goal, before, train):
@@ -85,13 +85,13 @@ def train_student(settings: Settings,  # with the seed of this student
     def by_dagger(log, kept):
         return dagger.train(settings, teachers, drones, validation, device, log, kept)
     def tuned(log, kept):
-        more = drones + extra_drones(settings)
-        return direct.fine_tune(settings, student, more, validation, device, log, kept)
+        more, about = drones + extra_drones(settings, how), (validation, device)
+        return direct.train(settings, how, student, more, *about, log, kept)
     if s.method == 'published':
         student = stage('published', 'epoch', s.n_epochs, 0, by_epochs)
     else: student = stage('dagger', 'update', s.dagger.num_updates, 0, by_dagger)
-    if s.direct.num_updates and s.method == 'dagger':
-        goal, before = s.direct.num_updates, s.dagger.num_updates
+    if how.num_updates and s.method == 'dagger':
+        goal, before = how.num_updates, s.dagger.num_updates
         student = stage('direct', 'fine-tuning', goal, before, tuned)
     student.save(Path(output_dir)/f'students/seed-{seed}.safetensors')
     return student

@@ -34,10 +34,7 @@ class DAgger:
     drones: Count = 8                       # per update, `num_envs` flights each
     num_envs: Count = 16                    # flights of a drone at once
     num_updates: Count = 3000
-    validation_drones: Count = 64           # that choose the best of a training
     validation_interval: Count = 200        # updates
-    selection_drones: Count = 512           # that choose among seeds, and as many out
-                                            # of distribution
     learning_rate: Positive = 3e-3          # Adam, cosine from here ...
     final_learning_rate: NonNegative = 6e-5 # ... to here
     max_grad_norm: Positive = 0.3

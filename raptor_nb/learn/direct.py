@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FORCE_KNOTS', 'Direct', 'FlightPopulation', 'interrupt', 'begin_segment', 'segment_forces', 'student_cost',
-           'fly_segment', 'mean_gradient', 'DirectState', 'update_directly', 'choose_engine', 'fine_tune']
+           'fly_segment', 'mean_gradient', 'DirectState', 'update_directly', 'choose_engine', 'train']
 
 # %% ../../nbs/learn/direct.ipynb #c08e0a9c
 import time
@@ -30,10 +30,14 @@ from ..sim.physics import DroneParams, flatten_state
 # %% ../../nbs/learn/direct.ipynb #574d8ae6
 @section
 class Direct:
-    "The student's own flights, improved by their gradient (`distillation.direct`)"
-    num_updates: Natural = 0                # 0: the student is left as distilled
-    drones: Count = 32                      # per update
-    extra_train_drones: Natural = 0         # that no teacher was trained for ...
+    """A student's own flights, improved by their gradient: `direct` from random weights,
+    `distillation.fine_tuning` from a distilled student"""
+    num_updates: Natural = 0                # 0: the student is left as it is
+    drones: Count = 32                      # per update, `num_envs` flights each
+    num_envs: Count = 16                    # flights of a drone at once
+    hard_drone_share: Share = 0.5           # of samples that favour drones of small
+                                            # torque-to-inertia
+    extra_train_drones: Natural = 0         # further ones to fly ...
     ood_train_drones: Natural = 0           # ... and out of distribution
     horizon: Count = 128                    # steps of back-propagation through time
     learning_rate: Positive = 2e-3          # Adam, cosine from here ...
@@ -46,21 +50,24 @@ class Direct:
     velocity_barrier: NonNegative = 2.5     # m/s, as in `APG`
     max_velocity: Positive = 3.5            # m/s, at which a flight ends
     excess_weight: NonNegative = 1.         # of commands beyond -1..1, squared
+    validation_interval: Count = 200        # updates
+    log_interval: Count = 50                # updates between lines of the log
 
 # %% ../../nbs/learn/direct.ipynb #6a5fbcc4
 class FlightPopulation:
     "D x E flights in progress: state, hidden state, late sensors, disturbances"
     def __init__(self,
                  settings,
+                 how: Direct,
                  drones: list,   # D drones
                  hidden_dim=16,
                  generator=None, # torch.Generator
                  device='cpu'):
-        params, p = physics.batch_params(drones, device), settings.distillation.direct
-        limits = params.limits[0], p.max_velocity, params.limits[2]
-        self.settings, self.generator = settings, generator
+        params = physics.batch_params(drones, device)
+        limits = params.limits[0], how.max_velocity, params.limits[2]
+        self.settings, self.how, self.generator = settings, how, generator
         self.params = params._replace(limits=limits)
-        shape = len(drones), settings.distillation.dagger.num_envs
+        shape = len(drones), how.num_envs
         make = lambda *k: torch.zeros(*shape, *k, device=device)
         self.state, self.hidden, self.past = make(21), make(hidden_dim), make(36)
         self.steady, self.gust, self.phase = make(3), make(3), make(3)
@@ -80,19 +87,19 @@ def load_state_dict(self:FlightPopulation, state: dict):
 # %% ../../nbs/learn/direct.ipynb #93e0c7c3
 def interrupt(flights: FlightPopulation, rows: list):
     "Which of some drones' flights begin again and which jump, (D, E) bool each"
-    d, g = flights.settings.distillation, flights.generator
+    how, g = flights.how, flights.generator
     state = flights.state[rows]
     chance = torch.rand(state.shape[:2], generator=g, device=state.device)
     begun, finite = flights.begun[rows][:, None], torch.isfinite(state).all(-1)
-    begins = (chance < d.direct.reset_probability) | ~begun | ~finite
+    begins = (chance < how.reset_probability) | ~begun | ~finite
     jumps = flights.settings.flight_randomization.velocity_jumps
-    often = jumps * d.direct.horizon / d.sequence_length
+    often = jumps * how.horizon / flights.settings.environment.episode_steps
     return begins, (chance > 1 - often) & ~begins
 
 # %% ../../nbs/learn/direct.ipynb #5fc230d7
 def begin_segment(flights: FlightPopulation, rows: list, params: DroneParams):
     "-> reset states (D, E, 21), which flights begin with this segment (D, E) bool"
-    E = flights.settings.distillation.dagger.num_envs
+    E = flights.how.num_envs
     how, g = flights.settings.flight_randomization, flights.generator
     starts = physics.sample_state(params, 2 * E, g)
     starts = flatten_state(tilted(starts, how.tilt_share, how.max_tilt, g))
@@ -115,7 +122,7 @@ FORCE_KNOTS = 14 # of a segment, at which the force is told: every 0.1 s of 128 
 
 def segment_forces(flights: FlightPopulation, rows: list, params: DroneParams):
     "-> (D, FORCE_KNOTS, E, 3) N over the next segment; the flights grow older"
-    seconds = flights.settings.distillation.direct.horizon * .01
+    seconds = flights.how.horizon * .01
     t = torch.linspace(0, seconds, FORCE_KNOTS, device=params.like.device)
     t = t.view(1, -1, 1, 1) + flights.age[rows][:, None, :, None]
     flights.age[rows] += seconds
@@ -123,12 +130,11 @@ def segment_forces(flights: FlightPopulation, rows: list, params: DroneParams):
     return disturbance_force(*(getattr(flights, k)[rows] for k in names), t, params)
 
 # %% ../../nbs/learn/direct.ipynb #edef02f4
-def student_cost(settings) -> CostWeights:
-    "The weights of `distillation.direct`"
-    p = settings.distillation.direct
+def student_cost(settings, how: Direct) -> CostWeights:
+    "Of a step of a student's flight"
     names = 'huber_delta', 'precision_weight', 'velocity_barrier'
-    own = replace(settings.apg, **{k: getattr(p, k) for k in names})
-    return cost_weights(own)._replace(excess=p.excess_weight)
+    own = replace(settings.apg, **{k: getattr(how, k) for k in names})
+    return cost_weights(own)._replace(excess=how.excess_weight)
 
 # %% ../../nbs/learn/direct.ipynb #9e0dd60d
 def fly_segment(student: RaptorPolicy,
@@ -147,8 +153,8 @@ def fly_segment(student: RaptorPolicy,
         f.state[rows], f.hidden[rows], f.past[rows], reset_state, force, f.sigma[rows],
         f.delay[rows], begins, seed)
     moved, grads, costs, ends = engine.student_segment(
-        student, params, begun, student_cost(f.settings),
-        f.settings.distillation.direct.horizon)
+        student, params, begun, student_cost(f.settings, f.how),
+        f.how.horizon)
     for old, new in zip((f.state, f.hidden, f.past), moved): old[rows] = new
     return grads, costs, 100 * ends
 
@@ -169,18 +175,19 @@ class DirectState:
     "A student whose flights are being improved: everything that a checkpoint holds"
     def __init__(self,
                  settings,
+                 how: Direct,
                  student: RaptorPolicy,
                  drones: list,  # D drones
                  probabilities, # (D,) how often each is drawn
                  device='cpu'):
-        rate = settings.distillation.direct.learning_rate
-        self.settings, self.student = settings, student.to(device)
+        self.settings, self.how, self.student = settings, how, student.to(device)
         self.probabilities = probabilities.to(device)
         self.generator = g = torch.Generator(device)
         g.manual_seed(settings.training.seed + 1)
-        self.flights = FlightPopulation(settings, drones, student.hidden_dim, g, device)
+        self.flights = FlightPopulation(
+            settings, how, drones, student.hidden_dim, g, device)
         learned = [p for p in student.parameters() if p.requires_grad]
-        self.optimiser = torch.optim.Adam(learned, lr=rate)
+        self.optimiser = torch.optim.Adam(learned, lr=how.learning_rate)
         self.updates = 0
 
 # %% ../../nbs/learn/direct.ipynb #a95bc166
@@ -200,22 +207,23 @@ def load_state_dict(self:DirectState, state: dict):
 
 # %% ../../nbs/learn/direct.ipynb #caa49c5f
 def update_directly(run: DirectState, engine) -> dict:
-    "-> cost a step, flights that ended in a hundred steps, median norm of gradients"
-    p = run.settings.distillation.direct
+    """-> cost a step, flights that ended in a hundred steps, median norm of gradients,
+    number of blocks whose gradient is not finite"""
+    p = run.how
     rows = sample_rows(run.probabilities, p.drones, run.generator)
     grads, costs, ended = fly_segment(run.student, run.flights, rows, engine)
     mean, norm = mean_gradient(grads, p.max_block_norm)
     optimizer_step(run, mean, p)
     cost = costs[torch.isfinite(costs)].mean().item()
-    return dict(cost=cost, ended=ended, gradient_norm=norm.median().item())
+    return dict(cost=cost, ended=ended, gradient_norm=norm.nanmedian().item(),
+                lost=(~torch.isfinite(norm)).sum().item())
 
 # %% ../../nbs/learn/direct.ipynb #55e4c24d
-def choose_engine(settings, device='cpu'):
-    "The engine of a fine-tuning. Raises NativeError"
-    p, E = settings.distillation.direct, settings.distillation.dagger.num_envs
-    steps = p.num_updates * p.horizon * E * p.drones
-    return engines.choose(settings.apg.engine, steps, device, environments=E,
-                          student=settings.student.hidden_dim)
+def choose_engine(settings, how: Direct, hidden_dim=16, device='cpu'):
+    "The engine of a training. Raises NativeError"
+    steps = how.num_updates * how.horizon * how.num_envs * how.drones
+    return engines.choose(settings.apg.engine, steps, device,
+                          environments=how.num_envs, student=hidden_dim)
 
 def _resume(run: DirectState, best: BestStudent, checkpoints):
     "From the newest checkpoint, or from the student that was given"
@@ -227,28 +235,30 @@ def _resume(run: DirectState, best: BestStudent, checkpoints):
     best.weights, best.value = kept['best'], kept['best_return']
 
 # %% ../../nbs/learn/direct.ipynb #a7055c7f
-def fine_tune(settings,
-              student: RaptorPolicy,
-              drones: list,     # to fly
-              validation: list, # drones that choose the best student
-              device='cpu',
-              log=None,         # of (update, {name: number}), every `log_interval`
-                                # updates and after each validation
-              checkpoints=None, # core.records.Checkpoints: resumes from the newest
-             ) -> RaptorPolicy:
+def train(settings,
+          how: Direct,      # `settings.direct` or `settings.distillation.fine_tuning`
+          student: RaptorPolicy, # of random weights, or trained before
+          drones: list,     # to fly
+          validation: list, # drones that choose the best student
+          device='cpu',
+          log=None,         # of (update, {name: number}), every `log_interval`
+                            # updates and after each validation
+          checkpoints=None, # core.records.Checkpoints: resumes from the newest
+         ) -> RaptorPolicy:
     "Improve a student; the best on the validation drones is returned"
-    dagger, p = settings.distillation.dagger, settings.distillation.direct
-    often = sampling_probabilities(drones, dagger.hard_drone_share)
-    run = DirectState(settings, student.cpu_copy(), drones, often, device)
+    often = sampling_probabilities(drones, how.hard_drone_share)
+    run = DirectState(settings, how, student.cpu_copy(), drones, often, device)
     best = BestStudent(physics.batch_params(validation, device), settings)
     _resume(run, best, checkpoints)
-    engine, began, seen = choose_engine(settings, device), time.monotonic(), []
-    while run.updates < p.num_updates:
+    engine = choose_engine(settings, how, student.hidden_dim, device)
+    began, seen = time.monotonic(), []
+    while run.updates < how.num_updates:
         with engine.threads(): seen.append(update_directly(run, engine))
-        last = run.updates == p.num_updates
-        validate = last or run.updates % dagger.validation_interval == 0
-        if not validate and run.updates % dagger.log_interval: continue
+        last = run.updates == how.num_updates
+        validate = last or run.updates % how.validation_interval == 0
+        if not validate and run.updates % how.log_interval: continue
         got = pd.DataFrame(seen).mean().to_dict()
+        got['lost'] *= len(seen)
         got |= dict(seconds=time.monotonic() - began)
         if validate: got |= best.validate(run.student)
         if validate and checkpoints is not None:
