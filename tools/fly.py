@@ -21,6 +21,8 @@ import kernels
 from raptor_nb.core.records import atomic
 from raptor_nb.drones import DISTRIBUTIONS, real_drones, sample_fleet, with_conditions
 from raptor_nb.policy import RaptorPolicy
+from raptor_nb.learn.direct import student_cost
+from raptor_nb.settings import load_config
 from raptor_nb.evaluation.probing import r_squared, record_hidden_states, ridge
 
 WEB = Path(__file__).resolve().parents[1] / "web"
@@ -30,7 +32,7 @@ LABELS = {"student": "ours", "published": "published"}
 SEED = 2026    # of the drones on the page, on which nobody trained
 SAMPLED = 64   # drones on the page
 PROBED = 384   # further drones, from which the probe learns
-TRAINING = dict(steps=128, blocks=32, rate=4e-3)   # of the page's training
+UPDATES, RATE = 2000, 4e-3   # of the page's training, and its learning rate at the start
 LAST_DIGITS = 1e-6   # relative difference of numbers that another processor may give
 
 
@@ -65,6 +67,22 @@ def policies():
     return {"student": RaptorPolicy.pretrained(), "published": RaptorPolicy.published()}
 
 
+def training():
+    "What the page trains by: the settings of `direct`"
+    settings = load_config()
+    how, flown, d = settings.direct, settings.flight_randomization, settings.distillation
+    draws = dict(noise=flown.max_observation_noise, delay_share=flown.delay_share,
+                 force=flown.max_force_std, gust=flown.max_gust_std,
+                 jumps=flown.velocity_jumps * how.horizon / d.sequence_length,
+                 tilt_share=flown.tilt_share, tilt=flown.max_tilt,
+                 resets=how.reset_probability, new_drones=1.)
+    return dict(updates=UPDATES, rate=RATE, final_rate=how.final_learning_rate,
+                steps=how.horizon, blocks=how.drones, max_velocity=how.max_velocity,
+                max_norm=how.max_grad_norm, max_block_norm=how.max_block_norm,
+                hard_drone_share=how.hard_drone_share, draws=draws,
+                cost=student_cost(settings, how)._asdict())
+
+
 def page_data(probe=None):
     "Both policies with their probes, the real drones, sampled ones, and what was trained on"
     fleet = sample_fleet(SAMPLED + PROBED, seed=SEED)
@@ -78,7 +96,7 @@ def page_data(probe=None):
         drones={name: dict(dynamics=d.to_dict()["dynamics"]) for name, d in real_drones().items()},
         template="crazyflie",
         sampled=[dict(name=d.name, dynamics=d.to_dict()["dynamics"]) for d in fleet[:SAMPLED]],
-        trained_on=ranges, training=TRAINING, files=kernels.templates()))
+        trained_on=ranges, training=training(), files=kernels.templates()))
 
 
 def page(data, program):

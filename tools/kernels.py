@@ -23,7 +23,8 @@ from raptor_nb.targets.json import policy_json
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE, KERNELS = ROOT / "web/kernels.cpp", ROOT / "web/train.wasm"
-EXPORTS = ("malloc", "score", "size_of_Scoring", "student_segment", "size_of_StudentSegment")
+EXPORTS = ("malloc", "direct_segment", "size_of_DirectTraining", "student_parameters", "pool_size",
+           "score", "size_of_Scoring")
 FLAGS = ("--target=wasm32-wasi -std=c++17 -O3 -msimd128 -ffp-contract=fast -fno-math-errno "
          "-fno-trapping-math -fno-exceptions -fno-rtti -mexec-model=reactor "
          "-Xclang -fno-c++-static-destructors -Wl,--strip-all").split()

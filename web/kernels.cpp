@@ -1,14 +1,14 @@
 // What the page that flies trains with: the kernels of the package, compiled to WebAssembly by tools/kernels.py, and
 // what a policy is worth.
-#include "../raptor_nb/native/student.cpp"
+#include "../raptor_nb/native/direct.cpp"
 
 extern "C" {
 
 struct Scoring {  // sixteen flights of each drone in still air
     int32_t steps, hidden;
-    const float* drones;                                                // (D, 72)
-    const float *in_w, *in_b, *wi, *bi, *wh, *bh, *out_w, *out_b, *h0;  // the student's
-    const float* start;                                                 // (D, 21, 16)
+    const float* drones;           // (D, 72)
+    const float* parameters;       // (P) of the student
+    const float* start;            // (D, 21, 16)
     float *total, *alive, *error;  // (D, 16): return, 1 or 0, mean distance in the second half in m
 };
 int32_t size_of_Scoring() { return sizeof(Scoring); }
@@ -22,7 +22,7 @@ constexpr float REWARD = 1.5f, LOST = -100.f;  // of a step; of the step that en
 void score_of(const Scoring& t, int drone) {
     const int H = t.hidden;
     const Drone& d = ((const Drone*)t.drones)[drone];
-    const Student student = student_of(t, H);
+    const Student student = student_at(t.parameters, H);
     scratch.reserve((GRU_STEP + 1) * H, 2);
     const GruStep gru = gru_step_at(scratch.take(GRU_STEP * H), H);
     V* hidden = scratch.take(H);

@@ -1,5 +1,5 @@
 // The training fleet: drones as raptor_nb.drones samples them, and as the kernels read them
-import { length, prepare } from './physics.js';
+import { DT, length, prepare } from './physics.js';
 import { describe, hoverThrottle, scaled } from './drones.js';
 
 const between = (random, [low, high]) => low + random.uniform() * (high - low);
@@ -41,6 +41,16 @@ export const LIMITS = { position: 20, velocity: 2, rate: 35 };                  
 export function row(drone, dt, maxVelocity = LIMITS.velocity) {
   return [drone.forceMap, drone.torqueMap, drone.curve, drone.rising, drone.falling, drone.mass, drone.gravity, drone.J, drone.Jinv,
           drone.low, drone.high, dt, LIMITS.position * describe(drone).arm, maxVelocity, LIMITS.rate].flat(2);
+}
+
+// A fleet as `DirectTraining` in direct.cpp reads it: rows, where flights begin, and the cumulative probabilities of being
+// drawn, which favour those that are hard to turn (raptor_nb.learn.student.sampling_probabilities)
+export function trainingFleet(drones, { max_velocity: fastest, hard_drone_share: share }) {
+  const abouts = drones.map(describe), hard = abouts.map((a) => (4 * a.lag + 4 * a.falling) / a.torqueToInertia), all = hard.reduce((a, b) => a + b, 0);
+  let sum = 0;
+  const cumulative = hard.map((h) => { sum += share * h / all + (1 - share) / drones.length; return sum; });
+  const starts = drones.flatMap((d, i) => [STARTS.guidance, STARTS.position * abouts[i].arm, STARTS.angle, STARTS.velocity, STARTS.rate, d.low, (d.low + d.high) / 2]);
+  return { table: Float32Array.from(drones.flatMap((d) => row(d, DT, fastest))), starts: Float32Array.from(starts), cumulative: Float32Array.from(cumulative) };
 }
 
 // Settings without sense are refused in a sentence, before anything is computed

@@ -66,11 +66,6 @@ export class Kernels {
 
   of(array) { return new Float32Array(this.exports.memory.buffer, array.at, array.length); }
 
-  weights(array, H) { // where each part of a policy begins
-    let at = array.at;
-    return Object.fromEntries(PARTS(H).map(([name, rows, columns]) => { const here = at; at += 4 * rows * columns; return [name, { at: here }]; }));
-  }
-
   // A structure as C++ has it: fields as 'type name name; type name', in its order
   structure(name, fields, values) {
     const layout = fields.split(';').flatMap((part) => { const [type, ...names] = part.trim().split(/\s+/); return names.map((n) => [n, type]); });
@@ -98,8 +93,8 @@ export class Judge {
     this.drones = drones.length;
     this.flat = k.floats(parameters(hidden));
     this.out = { total: k.floats(n), alive: k.floats(n), error: k.floats(n) };
-    this.task = k.structure('Scoring', 'int32 steps hidden; address drones in_w in_b wi bi wh bh out_w out_b h0 start total alive error',
-      { steps, hidden, drones: k.floats(drones.flatMap((d) => row(d, DT, Infinity))), ...k.weights(this.flat, hidden), start: k.floats(starts), ...this.out });
+    this.task = k.structure('Scoring', 'int32 steps hidden; address drones parameters start total alive error',
+      { steps, hidden, drones: k.floats(drones.flatMap((d) => row(d, DT, Infinity))), parameters: this.flat, start: k.floats(starts), ...this.out });
   }
 
   score(flat) { // -> mean return, share of flights that lasted, median distance of those in their second half

@@ -1,13 +1,13 @@
 // The panel on which one trains: sliders of the fleet, what the training says, its curve and its files
-import { DT, prepare } from './physics.js';
-import { checkDistribution, row, sampleDrone } from './fleet.js';
+import { prepare } from './physics.js';
+import { checkDistribution, sampleDrone, trainingFleet } from './fleet.js';
 import { HIDDEN, Training, support } from './training.js';
 import { pack, randomPolicy, unpack } from './kernels.js';
 import { stream } from './world.js';
 import { download } from './files.js';
 
 const $ = (id) => document.getElementById(id);
-const SAMPLED = 1000, MAX_VELOCITY = 3.5; // drones of the fleet; m/s at which a training flight ends
+const SAMPLED = 1000; // drones of the fleet
 const grams = (v) => (v < 1 ? `${(1000 * v).toPrecision(3)} g` : `${v.toPrecision(3)} kg`), ms = (v) => `${(1000 * v).toFixed(0)} ms`;
 const PAIRS = {
   mass: { low: 0.01, high: 10, log: true, from: [0.02, 5], text: grams, key: 'mass' },
@@ -68,8 +68,9 @@ export class Panel {
   settings(seed = this.seed) {
     const distribution = this.distribution(), random = stream(1000 + seed), template = prepare(this.data.drones[this.data.template].dynamics);
     const drones = Array.from({ length: SAMPLED }, () => sampleDrone(template, distribution, random));
-    return { ...this.data.training, hidden: HIDDEN, seed, updates: Math.round(this.wanted.updates / 50) * 50, noise: this.wanted.noise, wind: this.wanted.wind,
-             drones: Float32Array.from(drones.flatMap((d) => row(d, DT, MAX_VELOCITY))), weights: randomPolicy(HIDDEN, stream(2000 + seed)) };
+    const { draws, ...how } = this.data.training, { noise, wind } = this.wanted;
+    return { ...how, draws: { ...draws, noise, force: wind, gust: wind * draws.gust / draws.force }, hidden: HIDDEN, seed, updates: Math.round(this.wanted.updates / 50) * 50,
+             fleet: trainingFleet(drones, how), weights: randomPolicy(HIDDEN, stream(2000 + seed)) };
   }
 
   begin({ seed = this.seed++, updates, workers = this.wanted.workers, log = false } = {}) {

@@ -33,7 +33,7 @@ let wanted = true;
 async function drive({ kernels, settings, workers, ports, log }) {
   const learner = new Learner(kernelsOf(kernels), settings), [first, last] = share(learner.blocks, workers, 0);
   const lists = log ? [] : null;
-  let spent = 0, told = 0, flown = 0;
+  let spent = 0, told = 0;
   while (wanted && learner.updates < settings.updates) {
     const begun = performance.now(), state = learner.state();
     const answers = ports.map((port) => { const coming = answer(port); port.postMessage(state); return coming; });
@@ -41,12 +41,11 @@ async function drive({ kernels, settings, workers, ports, log }) {
     (await Promise.all(answers)).forEach((done, k) => learner.take(share(learner.blocks, workers, k + 1), done));
     const about = learner.step();
     spent += performance.now() - begun;
-    flown += learner.steps;
     if (lists) lists.push({ ...about, weights: Array.from(learner.weights()) });
     const over = learner.updates >= settings.updates, now = performance.now();
     if (now - told > REPORT || over) {
       told = now;
-      postMessage({ kind: 'progress', update: learner.updates, seconds: spent / 1000, flown, ...about, weights: learner.weights(), over });
+      postMessage({ kind: 'progress', update: learner.updates, seconds: spent / 1000, flown: learner.flown * learner.updates, ...about, weights: learner.weights(), over });
     }
     await pause();
   }
