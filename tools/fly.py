@@ -32,7 +32,8 @@ LABELS = {"student": "ours", "published": "published"}
 SEED = 2026    # of the drones on the page, on which nobody trained
 SAMPLED = 64   # drones on the page
 PROBED = 384   # further drones, from which the probe learns
-UPDATES, RATE = 2000, 4e-3   # of the page's training, and its learning rate at the start
+UPDATES = 700   # of the page's training
+OPTIMISER = dict(rate=1e-2, beta1=.95, beta2=.95, beta_covariance=.95, interval=10)
 LAST_DIGITS = 1e-6   # relative difference of numbers that another processor may give
 
 
@@ -76,11 +77,12 @@ def training():
                  jumps=flown.velocity_jumps * how.horizon / d.sequence_length,
                  tilt_share=flown.tilt_share, tilt=flown.max_tilt,
                  resets=how.reset_probability, new_drones=1.)
-    return dict(updates=UPDATES, rate=RATE, final_rate=how.final_learning_rate,
-                steps=how.horizon, blocks=how.drones, max_velocity=how.max_velocity,
-                max_norm=how.max_grad_norm, max_block_norm=how.max_block_norm,
-                hard_drone_share=how.hard_drone_share, draws=draws,
-                cost=student_cost(settings, how)._asdict())
+    optimiser = OPTIMISER | dict(
+        final_rate=how.final_learning_rate, max_grad_norm=how.max_grad_norm,
+        max_block_norm=how.max_block_norm)
+    return dict(updates=UPDATES, steps=how.horizon, blocks=how.drones, optimiser=optimiser,
+                max_velocity=how.max_velocity, hard_drone_share=how.hard_drone_share,
+                draws=draws, cost=student_cost(settings, how)._asdict())
 
 
 def page_data(probe=None):

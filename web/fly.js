@@ -1,4 +1,4 @@
-/* made by `make bundle`; sources sha256 5c977a4e02d6060b760fedc445cb95f89ca45686de908d102547d640f2e84c49
+/* made by `make bundle`; sources sha256 a2712c80a749f5b05764391a4a3a0f99625ea29a1fa771b4735080a2a8f167cb
 
 Contains three.js:
 The MIT License

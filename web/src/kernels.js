@@ -42,7 +42,7 @@ export function randomPolicy(H, random) {
   return out;
 }
 
-const SIZES = { int32: 4, uint32: 4, float32: 4, uint64: 8, address: 4 };
+const SIZES = { int32: 4, float32: 4, uint64: 8, address: 4 };
 
 export class Kernels {
   constructor(module) { // WebAssembly.Module
@@ -73,16 +73,21 @@ export class Kernels {
     const places = layout.map(([field, type]) => { size = Math.ceil(size / SIZES[type]) * SIZES[type] + SIZES[type]; return [field, type, size - SIZES[type]]; });
     const widest = Math.max(...layout.map(([, type]) => SIZES[type])), whole = Math.ceil(size / widest) * widest, real = this.exports[`size_of_${name}`]();
     if (whole !== real) throw new TypeError(`${name} has ${real} bytes in C++ and ${whole} here: their fields differ`);
-    const base = this.take(whole), view = this.view;
+    const made = { base: this.take(whole), places: {} };
     for (const [field, type, offset] of places) {
-      const value = values[field];
-      if (value === undefined) throw new TypeError(`${name} has a field ${field}, which was not given`);
-      if (type === 'address') view.setUint32(base + offset, value.at, true);
-      else if (type === 'float32') view.setFloat32(base + offset, value, true);
-      else if (type === 'uint64') view.setBigUint64(base + offset, BigInt(value), true);
-      else view.setInt32(base + offset, value, true);
+      if (values[field] === undefined) throw new TypeError(`${name} has a field ${field}, which was not given`);
+      made.places[field] = { type, at: made.base + offset };
+      this.write(made, field, values[field]);
     }
-    return { base, places: Object.fromEntries(places.map(([field, type, offset]) => [field, { type, at: base + offset }])) };
+    return made;
+  }
+
+  write({ places }, field, value) {
+    const { type, at } = places[field], view = this.view;
+    if (type === 'address') view.setUint32(at, value.at, true);
+    else if (type === 'float32') view.setFloat32(at, value, true);
+    else if (type === 'uint64') view.setBigUint64(at, BigInt(value), true);
+    else view.setInt32(at, value, true);
   }
 }
 

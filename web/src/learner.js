@@ -7,6 +7,12 @@ const FIELDS = `int32 flights steps hidden drones update; uint64 seed;
   float32 huber_delta precision damping barrier position_barrier velocity_barrier rate_barrier excess;
   float32 max_block_norm; address table starts cumulative noise_scale parameters pool gradients costs ends norms`;
 
+const STEP = `int32 blocks hidden update; float32 learning_rate beta1 beta2 beta_covariance; int32 interval; float32 max_grad_norm;
+  address gradients parameters memory`;
+
+// Half a cosine from the first learning rate to the last
+export const rateAt = (progress, { rate, final_rate: final }) => final + (rate - final) * (1 + Math.cos(Math.PI * progress)) / 2;
+
 export class Learner {
   constructor(kernels, settings) {
     const { hidden, steps, blocks, fleet } = settings, k = this.kernels = kernels, n = parameters(hidden), drones = fleet.cumulative.length;
@@ -16,8 +22,8 @@ export class Learner {
       table: k.floats(fleet.table), starts: k.floats(fleet.starts), cumulative: k.floats(fleet.cumulative), noise_scale: k.floats(NOISE), parameters: k.floats(settings.weights),
       pool: k.floats(blocks * LANES * k.exports.pool_size(hidden)), gradients: k.floats(blocks * n), costs: k.floats(blocks), ends: k.floats(blocks), norms: k.floats(blocks),
     };
-    this.task = k.structure('DirectTraining', FIELDS, { ...settings, ...settings.draws, ...settings.cost, flights: blocks * LANES, drones, update: 0, ...this.arrays });
-    this.m = new Float64Array(n); this.v = new Float64Array(n);
+    this.task = k.structure('DirectTraining', FIELDS, { ...settings, ...settings.draws, ...settings.cost, max_block_norm: settings.optimiser.max_block_norm, flights: blocks * LANES, drones, update: 0, ...this.arrays });
+    this.stepping = k.structure('DirectStep', STEP, { ...settings.optimiser, hidden, blocks, update: 0, learning_rate: 0, parameters: this.arrays.parameters, gradients: this.arrays.gradients, memory: k.floats(k.exports.optimiser_size(hidden)) });
   }
 
   of(name) { return this.kernels.of(this.arrays[name]); }
@@ -38,20 +44,19 @@ export class Learner {
 
   load({ update, parameters: weights }) {
     this.updates = update;
-    this.kernels.view.setInt32(this.task.places.update.at, update, true);
+    this.kernels.write(this.task, 'update', update);
     this.of('parameters').set(weights);
   }
 
   weights() { return this.of('parameters').slice(); }
 
   step() {
-    const g = this.of('gradients'), n = this.parameters, mean = new Float64Array(n), w = this.of('parameters');
-    for (let b = 0; b < this.blocks; b++) for (let i = 0; i < n; i++) mean[i] += g[b * n + i] / this.blocks;
-    const norm = Math.hypot(...mean), clip = Math.min(1, .3 / norm), t = this.updates + 1, p = this.updates / this.settings.updates, lr = 1e-5 + (this.settings.rate - 1e-5) * .5 * (1 + Math.cos(Math.PI * p));
-    for (let i = 0; i < n - this.hidden; i++) { const x = clip * mean[i]; this.m[i] = .9 * this.m[i] + .1 * x; this.v[i] = .999 * this.v[i] + .001 * x * x; w[i] -= lr * (this.m[i] / (1 - .9 ** t)) / (Math.sqrt(this.v[i] / (1 - .999 ** t)) + 1e-8); }
-    this.updates += 1;
-    this.kernels.view.setInt32(this.task.places.update.at, this.updates, true);
-    const costs = this.of('costs').filter(Number.isFinite);
-    return { cost: costs.reduce((a, b) => a + b, 0) / costs.length, ended: this.of('ends').reduce((a, b) => a + b, 0) / this.blocks };
+    const set = (field, value) => this.kernels.write(this.stepping, field, value);
+    set('update', this.updates + 1);
+    set('learning_rate', rateAt(this.updates / this.settings.updates, this.settings.optimiser));
+    this.kernels.exports.direct_step(this.stepping.base);
+    this.kernels.write(this.task, 'update', ++this.updates);
+    const mean = (name) => { const finite = this.of(name).filter(Number.isFinite); return finite.reduce((a, b) => a + b, 0) / finite.length; };
+    return { cost: mean('costs'), ended: mean('ends'), lost: this.blocks - this.of('norms').filter(Number.isFinite).length }; // lost: blocks whose gradient is not finite
   }
 }
