@@ -216,7 +216,7 @@ def update_directly(run: DirectState, engine) -> dict:
     optimizer_step(run, mean, p)
     cost = costs[torch.isfinite(costs)].mean().item()
     return dict(cost=cost, ended=ended, gradient_norm=norm.nanmedian().item(),
-                lost=(~torch.isfinite(norm)).sum().item())
+                lost_gradients=(~torch.isfinite(norm)).sum().item())
 
 # %% ../../nbs/learn/direct.ipynb #55e4c24d
 def choose_engine(settings, how: Direct, hidden_dim=16, device='cpu'):
@@ -258,7 +258,7 @@ def train(settings,
         validate = last or run.updates % how.validation_interval == 0
         if not validate and run.updates % how.log_interval: continue
         got = pd.DataFrame(seen).mean().to_dict()
-        got['lost'] *= len(seen)
+        got['lost_gradients'] *= len(seen)
         got |= dict(seconds=time.monotonic() - began)
         if validate: got |= best.validate(run.student)
         if validate and checkpoints is not None:
