@@ -87,7 +87,7 @@ def unpack(row,        # (..., P)
         out[name] = (x if inputs > 1 else x[..., 0]).contiguous()
     return out
 
-# %% ../../nbs/learn/direct_native.ipynb #90ce9bc3
+# %% ../../nbs/learn/direct_native.ipynb #2ebbee3e
 def start_table(params: DroneParams): # -> (D, 7), in the order of `Start` in direct.cpp
     "Where flights of each drone begin: `DroneParams.init`"
     column = lambda x: torch.as_tensor(x, dtype=torch.float32).reshape(-1, 1)
@@ -105,7 +105,6 @@ class NativeTraining:
                 ):
         native.check_flights(how.flights)
         self.settings, self.how, self.policy = settings, how, student.cpu_copy()
-        self.learn_h0 = student.gru.initial_hidden_state.requires_grad
         H, self.blocks = padded(student.hidden_dim), how.flights // LANES
         lib = self.library = native.library("direct")
         self.table, self.starts = native.table(fleet), start_table(fleet)
@@ -145,14 +144,14 @@ def segment(self:NativeTraining):
     native.run_task(self.library.direct_segment, work, self.blocks)
     self.segments += 1
 
-# %% ../../nbs/learn/direct_native.ipynb #d6733975
+# %% ../../nbs/learn/direct_native.ipynb #a4a9c6f4
 @patch
 def update(self:NativeTraining, learning_rate) -> dict:
     "Fly a segment and follow its gradient: numbers for the log"
     self.segment()
     step = native.task(
         DirectStep, blocks=self.blocks, hidden=padded(self.policy.hidden_dim),
-        update=self.updates + 1, learn_h0=self.learn_h0,
+        update=self.updates + 1, learn_h0=self.how.learn_initial_state,
         how=SoapSettings(learning_rate, .9, .99, .95, 5),
         max_grad_norm=self.how.max_grad_norm, gradients=self.block_gradients,
         parameters=self.parameters, optimiser=self.optimiser)
