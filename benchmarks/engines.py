@@ -58,10 +58,10 @@ def distillation(drones=8):
 
 def fine_tuning(drones=8):
     "With gradients"
-    settings = load_config(SETTINGS, **{'distillation.direct.drones': drones})
-    fleet, s = sample_fleet(drones), settings.distillation
-    run = direct.DirectState(settings, RaptorPolicy(), fleet, torch.ones(drones))
-    steps = s.direct.drones * s.dagger.num_envs * s.direct.horizon
+    settings = load_config(SETTINGS, **{'direct.drones': drones})
+    fleet, how = sample_fleet(drones), settings.direct
+    run = direct.DirectState(settings, how, RaptorPolicy(), fleet, torch.ones(drones))
+    steps = how.drones * how.num_envs * how.horizon
     update = lambda engine: direct.update_directly(run, engine)
     return speeds('student, fine-tuning', steps, update, ((TorchEngine(), 1), (NativeEngine(), 9)))
 
@@ -86,7 +86,8 @@ def updates():
     fleet, engine = sample_fleet(SETTINGS.apg.group), NativeEngine()
     teaching = apg.APGState(SETTINGS.apg, fleet)
     distilling = dagger.DAggerState(SETTINGS, teaching.teachers(), fleet, fleet[:2])
-    tuning = direct.DirectState(SETTINGS, RaptorPolicy(), fleet, torch.ones(len(fleet)))
+    how = SETTINGS.distillation.fine_tuning
+    tuning = direct.DirectState(SETTINGS, how, RaptorPolicy(), fleet, torch.ones(len(fleet)))
     step = {'optimiser': ('student.py', 'optimizer_step')}
     yield 'teachers', *shares(lambda: apg.update_teachers(teaching, engine), {
         'flights and gradients': ('native.py', 'teacher_segment'),

@@ -107,7 +107,7 @@ def load_training(study,
     Raises FileNotFoundError, PolicyError, EvaluationError"""
     less = "ask for less: -p parts 'probing, failures'"
     stack, training = load_teachers(teachers, drones, less)
-    n = study.settings.distillation.dagger.validation_drones
+    n = study.settings.validation.num_drones
     validation = [with_conditions(d, velocity_limit=False)
                   for d in study.drones('ablation_validation', n)]
     return CachedTraining(folder, stack, training, validation, device)
@@ -133,8 +133,8 @@ def train_students(study,
 # %% ../nbs/08_understand.ipynb #25e4ae43
 def updates_note(settings): # -> str
     d = settings.distillation
-    return (f'{d.dagger.num_updates} updates of distillation and {d.direct.num_updates} '
-            'of fine-tuning')
+    return (f'{d.dagger.num_updates} updates of distillation and '
+            f'{d.fine_tuning.num_updates} of fine-tuning')
 
 def run_scaling(study,
                 counts, # of teachers

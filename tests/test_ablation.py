@@ -18,10 +18,11 @@ from raptor_nb.settings import load_config
 
 pytest.importorskip("l2f", reason="needs the extra raptor-nb[sim]")
 FREE = dict(force=0., observation_noise=0., velocity_limit=False)
-DAGGER = dict(drones=1, num_envs=16, num_updates=2, validation_interval=2, validation_drones=2)
+DAGGER = dict(drones=1, num_envs=16, num_updates=2, validation_interval=2)
 DIRECT = dict(num_updates=1, drones=1, horizon=20)
 TINY = load_config(apg=dict(horizon=20, num_envs=16, num_updates=2, engine="torch"),
-                   distillation=dict(sequence_length=30, dagger=DAGGER, direct=DIRECT))
+                   distillation=dict(sequence_length=30, dagger=DAGGER, fine_tuning=DIRECT),
+                   validation=dict(num_drones=2))
 
 
 @pytest.fixture
@@ -33,14 +34,14 @@ def training(tmp_path):
 @pytest.fixture
 def calls(monkeypatch):
     "How often students are distilled and fine-tuned"
-    calls = dict(train=0, fine_tune=0)
+    calls = dict(train=0, direct=0)
     def counted(module, name, function):
         def call(*args):
             calls[name] += 1
             return function(*args)
-        monkeypatch.setattr(module, name, call)
+        monkeypatch.setattr(module, "train", call)
     counted(ablation.dagger, "train", ablation.dagger.train)
-    counted(ablation.direct, "fine_tune", lambda settings, student, *_: student)
+    counted(ablation.direct, "direct", lambda settings, how, student, *_: student)
     return calls
 
 
@@ -90,7 +91,7 @@ def test_bad_ablations_are_refused():
 
 def test_a_student_is_trained_once(training, calls):
     first, again = (training.student("one", TINY) for _ in range(2))
-    assert calls == dict(train=1, fine_tune=1)
+    assert calls == dict(train=1, direct=1)
     weights = zip(first.state_dict().values(), again.state_dict().values())
     assert all(torch.equal(a, b) for a, b in weights)
 
@@ -98,19 +99,19 @@ def test_a_student_is_trained_once(training, calls):
 def test_other_settings_make_another_student(training, calls):
     training.student("one", TINY)
     training.student("one", load_config(TINY, **{"distillation.dagger.num_updates": 3}))
-    assert calls == dict(train=2, fine_tune=2) and len(list(training.folder.iterdir())) == 2
+    assert calls == dict(train=2, direct=2) and len(list(training.folder.iterdir())) == 2
 
 
 def test_a_student_without_fine_tuning_is_not_fine_tuned(training, calls):
-    training.student("one", load_config(TINY, **{"distillation.direct.num_updates": 0}))
-    assert calls == dict(train=1, fine_tune=0)
+    training.student("one", load_config(TINY, **{"distillation.fine_tuning.num_updates": 0}))
+    assert calls == dict(train=1, direct=0)
 
 
 def test_a_damaged_student_is_trained_again(training, calls):
     training.student("one", TINY)
     next(training.folder.glob("one-*")).joinpath("student.safetensors").write_bytes(b"cut")
     training.student("one", TINY)
-    assert calls == dict(train=2, fine_tune=2)
+    assert calls == dict(train=2, direct=2)
 
 
 def test_other_teachers_make_another_student(training, calls):

@@ -20,9 +20,9 @@ engines = pytest.mark.parametrize("engine", [
 
 
 def settings(flights=None, num_envs=16, **changes):
-    changes = dict(sequence_length=100, dagger=dict(num_envs=num_envs), direct=DIRECT | changes)
-    return load_config("default", flight_randomization=flights or {}, distillation=changes,
-                       training=dict(seed=5))
+    return load_config("default", flight_randomization=flights or {}, training=dict(seed=5),
+                       environment=dict(episode_steps=100),
+                       direct=DIRECT | dict(num_envs=num_envs) | changes)
 
 
 def student_of(seed=0):
@@ -31,12 +31,14 @@ def student_of(seed=0):
 
 
 def run_of(s=None, seed=0, often=(.25,) * 4):
-    return direct.DirectState(s or settings(), student_of(seed), DRONES, torch.tensor(often))
+    s = s or settings()
+    return direct.DirectState(s, s.direct, student_of(seed), DRONES, torch.tensor(often))
 
 
 def flights_of(s=None, seed=0):
     generator = torch.Generator().manual_seed(seed)
-    return direct.FlightPopulation(s or settings(), DRONES, generator=generator)
+    s = s or settings()
+    return direct.FlightPopulation(s, s.direct, DRONES, generator=generator)
 
 
 def begin(flights, rows=ALL):
@@ -52,7 +54,7 @@ def copied(flights): return {k: v.clone() for k, v in flights.state_dict().items
 
 # ---- training
 @engines
-def test_fine_tuning_lowers_the_cost(engine):
+def test_training_lowers_the_cost(engine):
     s = settings(reset_probability=1., learning_rate=.02, final_learning_rate=.02, horizon=30)
     def cost_of(student):
         return direct.fly_segment(student, flights_of(s, seed=9), ALL, engine)[1].mean().item()
@@ -260,18 +262,16 @@ def test_flights_end_where_the_settings_say():
 
 def test_a_student_pays_for_commands_beyond_the_limits():
     s = settings(huber_delta=.1, precision_weight=.2, velocity_barrier=3., excess_weight=.5)
-    weights, of_teachers = direct.student_cost(s), cost_weights(s.apg)
+    weights, of_teachers = direct.student_cost(s, s.direct), cost_weights(s.apg)
     assert weights[:2] == (.1, .2) and weights.velocity_barrier == 3. and weights.excess == .5
     assert of_teachers.excess == 0. and weights.barrier == of_teachers.barrier
 
 
-# ---- fine-tuning as a whole
+# ---- a training as a whole
 @pytest.fixture(scope="module")
 def short():
-    tuned = dict(num_updates=8, drones=2, horizon=20)
-    validated = dict(drones=2, num_envs=16, log_interval=1, validation_interval=4)
-    changes = dict(sequence_length=40, dagger=validated, direct=tuned)
-    return load_config("default", distillation=changes, environment=dict(episode_steps=40),
+    trained = dict(num_updates=8, drones=2, horizon=20, log_interval=1, validation_interval=4)
+    return load_config("default", direct=trained, environment=dict(episode_steps=40),
                        apg=dict(engine="torch"), training=dict(seed=5))
 
 
@@ -286,35 +286,35 @@ def returns(student, settings):
     return score(student, physics.batch_params(VALIDATION), settings)["return"]
 
 
-def test_fine_tuning_resumes_where_it_was_interrupted(short, tmp_path):
+def test_a_training_resumes_where_it_was_interrupted(short, tmp_path):
     from raptor_nb.core.records import Checkpoints
-    args = short, student_of(1), DRONES[:3], VALIDATION
-    whole = direct.fine_tune(*args)
+    args = short, short.direct, student_of(1), DRONES[:3], VALIDATION
+    whole = direct.train(*args)
     class Stop(Exception): pass
     def stop(update, numbers):
         if update >= 6: raise Stop
-    with pytest.raises(Stop): direct.fine_tune(*args, log=stop, checkpoints=Checkpoints(tmp_path))
+    with pytest.raises(Stop): direct.train(*args, log=stop, checkpoints=Checkpoints(tmp_path))
     seen, log = [], lambda update, numbers: seen.append(update)
-    resumed = direct.fine_tune(*args, log=log, checkpoints=Checkpoints(tmp_path))
+    resumed = direct.train(*args, log=log, checkpoints=Checkpoints(tmp_path))
     assert seen == [5, 6, 7, 8] and same(whole, resumed)
 
 
-def test_fine_tuning_keeps_the_best(short):
+def test_a_training_keeps_the_best(short):
     rows, given = [], student_of(1)
-    out = direct.fine_tune(short, given, DRONES[:3], VALIDATION, log=lambda u, n: rows.append(n))
+    out = direct.train(short, short.direct, given, DRONES[:3], VALIDATION, log=lambda u, n: rows.append(n))
     judged = [n["validation_return"] for n in rows if "validation_return" in n]
     best = max(returns(given, short), *judged)
     assert len(judged) == 2 and returns(out, short) == pytest.approx(best, rel=1e-5)
     assert same(given, student_of(1)), "the given student stays as it is"
 
 
-def test_a_student_that_fine_tuning_spoils_is_kept(short):
+def test_a_student_that_training_spoils_is_kept(short):
     rates = dict(learning_rate=10., final_learning_rate=10.)
-    wild = load_config(short, distillation=dict(direct=rates))
+    wild = load_config(short, direct=rates)
     published = RaptorPolicy.published()
-    assert same(direct.fine_tune(wild, published, DRONES[:3], VALIDATION), published)
+    assert same(direct.train(wild, wild.direct, published, DRONES[:3], VALIDATION), published)
 
 
 def test_without_updates_the_student_is_the_same(short):
-    none, student = load_config(short, **{"distillation.direct.num_updates": 0}), student_of(2)
-    assert same(direct.fine_tune(none, student, DRONES[:3], VALIDATION), student)
+    none, student = load_config(short, **{"direct.num_updates": 0}), student_of(2)
+    assert same(direct.train(none, none.direct, student, DRONES[:3], VALIDATION), student)

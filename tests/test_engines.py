@@ -187,11 +187,12 @@ def test_where_native_cannot_torch_does(monkeypatch, changes, hidden):
     assert dagger.choose_engine(insists, teachers).name == "native", "it will say why not"
 
 
-def test_fine_tuning_asks_for_the_student_alone(monkeypatch):
+def test_a_direct_training_asks_for_the_student_alone(monkeypatch):
     monkeypatch.setattr(native, "available", lambda: True)
     odd = load_config("default", **{"apg.hidden_dim": 24, "apg.num_envs": 5})
-    assert direct.choose_engine(odd).name == "native"
-    assert direct.choose_engine(load_config(odd, **{"student.hidden_dim": 24})).name == "torch"
+    how = odd.distillation.fine_tuning
+    assert direct.choose_engine(odd, how).name == "native"
+    assert direct.choose_engine(odd, how, 24).name == "torch"
 
 
 def test_who_insists_on_native_on_a_gpu_is_told():

@@ -85,18 +85,17 @@ def test_nobody_flies_twice_where_there_are_enough(n, twice):
 
 
 def test_extra_drones_are_nobodys_and_some_are_out_of_distribution():
-    counts = {"distillation.direct.extra_train_drones": 20,
-              "distillation.direct.ood_train_drones": 20}
-    settings = load_config("default", **counts)
-    drones = student.extra_drones(settings)
+    settings = load_config("default", direct=dict(extra_train_drones=20, ood_train_drones=20))
+    drones = student.extra_drones(settings, settings.direct)
     within, beyond = drones[:20], drones[20:]
     ids = [int(d.name) for d in drones]
     assert len(set(ids)) == 40 and not set(ids) & set(SPLITS["train"])
     assert all(1.5 <= d.thrust_to_weight <= 5 for d in within)
     assert sum(d.thrust_to_weight > 5 for d in beyond) >= 5
     assert max(d.thrust_to_weight for d in beyond) <= 12
-    assert [d.to_dict() for d in drones] == [d.to_dict() for d in student.extra_drones(settings)]
-    assert not student.extra_drones(load_config("default"))
+    again = student.extra_drones(settings, settings.direct)
+    assert [d.to_dict() for d in drones] == [d.to_dict() for d in again]
+    assert not student.extra_drones(settings, settings.distillation.fine_tuning)
 
 
 @pytest.mark.parametrize("split", ["validation", "selection", "ood_selection"])

@@ -49,8 +49,8 @@ class CachedTraining:
     device: str = 'cpu'
 
 def _settings_that_matter(settings):
-    sections = ('training', 'apg', 'distillation', 'student', 'environment',
-                'flight_randomization')
+    sections = ('training', 'apg', 'distillation', 'student', 'validation',
+                'environment', 'flight_randomization')
     return {k: settings.to_dict()[k] for k in sections}
 
 # %% ../../nbs/evaluation/ablation.ipynb #2619f459
@@ -69,9 +69,10 @@ def student(self: CachedTraining,
     with run_lock(path.parent):
         student = dagger.train(settings, self.teachers, self.drones, *about,
                                resumed('checkpoints'))
-        if settings.distillation.direct.num_updates:
-            student = direct.fine_tune(settings, student, self.drones, *about,
-                                       resumed('finetuning'))
+        how = settings.distillation.fine_tuning
+        if how.num_updates:
+            student = direct.train(settings, how, student, self.drones, *about,
+                                   resumed('finetuning'))
         student.save(path)
         write_manifest(path, settings=made, seed=settings.training.seed)
     return student
@@ -201,8 +202,9 @@ def scaling_checks(table, note=''): # of `scaling_rows` -> rows of `check`
 ABLATIONS = { # what is left out -> settings that leave it out
     'nothing': {},
     'nothing, another seed': {'training.seed': 1},
-    'fine-tuning': {'distillation.direct.num_updates': 0},
-    'more samples of hard drones': {'distillation.dagger.hard_drone_share': 0.},
+    'fine-tuning': {'distillation.fine_tuning.num_updates': 0},
+    'more samples of hard drones': {'distillation.dagger.hard_drone_share': 0.,
+                                    'distillation.fine_tuning.hard_drone_share': 0.},
     'sensor noise': {'flight_randomization.max_observation_noise': 0.},
     'delay': {'flight_randomization.delay_share': 0.},
     'constant and varying force': {'flight_randomization.max_force_std': 0.,

@@ -4,12 +4,10 @@
 
 # %% auto #0
 __all__ = ['RESET_STATES', 'FORCE_TIMES', 'DAgger', 'DistillError', 'match', 'steady_state_offset', 'remove_offset',
-           'sample_flights', 'imitate', 'init_student', 'DAggerState', 'fading_beta', 'update_by_dagger',
-           'choose_engine', 'train']
+           'sample_flights', 'imitate', 'DAggerState', 'fading_beta', 'update_by_dagger', 'choose_engine', 'train']
 
 # %% ../../nbs/learn/dagger.ipynb #0365954d
 import math
-import threading
 import time
 
 import torch
@@ -19,8 +17,8 @@ from ..core.config import Count, NonNegative, Positive, Share, section
 from . import engines
 from .apg import tilted
 from .engines import FlightDisturbances, env_step
-from .student import BestStudent, disturbance_force, optimizer_step
-from .student import sample_disturbances, sample_rows
+from .student import BestStudent, disturbance_force, init_student
+from .student import optimizer_step, sample_disturbances, sample_rows
 from .student import sampling_probabilities
 from ..policy import RaptorPolicy, Teachers
 from ..sim import physics
@@ -34,10 +32,7 @@ class DAgger:
     drones: Count = 8                       # per update, `num_envs` flights each
     num_envs: Count = 16                    # flights of a drone at once
     num_updates: Count = 3000
-    validation_drones: Count = 64           # that choose the best of a training
     validation_interval: Count = 200        # updates
-    selection_drones: Count = 512           # that choose among seeds, and as many out
-                                            # of distribution
     learning_rate: Positive = 3e-3          # Adam, cosine from here ...
     final_learning_rate: NonNegative = 6e-5 # ... to here
     max_grad_norm: Positive = 0.3
@@ -140,14 +135,6 @@ def imitate(student: RaptorPolicy,
     return loss, grads, 100 * (rollout.reset.float().mean().item() - 1 / steps)
 
 # %% ../../nbs/learn/dagger.ipynb #6b071d8e
-_seeding = threading.Lock() # first weights are drawn from one generator for all threads
-
-def init_student(settings) -> RaptorPolicy:
-    "A student that has learned nothing, by the seed of the run"
-    with _seeding:
-        torch.manual_seed(settings.training.seed)
-        return RaptorPolicy(hidden_dim=settings.student.hidden_dim)
-
 class DAggerState:
     "A student in training"
     def __init__(self, settings, teachers: Teachers, drones: list, validation: list,

@@ -21,17 +21,17 @@ inline V dot(V4 a, V4 b) { return a.w * b.w + a.x * b.x + a.y * b.y + a.z * b.z;
 inline V3 cross(V3 a, V3 b) { return {a.y * b.z - a.z * b.y, a.z * b.x - a.x * b.z, a.x * b.y - a.y * b.x}; }
 inline V3 vector_part(V4 q) { return {q.x, q.y, q.z}; }
 
-inline V3 matvec(const float* m, V3 v) {  // m: (3, 3)
+template <class F> inline V3 matvec(const F* m, V3 v) {  // m: (3, 3)
     return {m[0] * v.x + m[1] * v.y + m[2] * v.z,
             m[3] * v.x + m[4] * v.y + m[5] * v.z,
             m[6] * v.x + m[7] * v.y + m[8] * v.z};
 }
-inline V3 matvec_transposed(const float* m, V3 v) {
+template <class F> inline V3 matvec_transposed(const F* m, V3 v) {
     return {m[0] * v.x + m[3] * v.y + m[6] * v.z,
             m[1] * v.x + m[4] * v.y + m[7] * v.z,
             m[2] * v.x + m[5] * v.y + m[8] * v.z};
 }
-inline V3 matvec34(const float* m, const V* t) {  // m: (3, 4)
+template <class F> inline V3 matvec34(const F* m, const V* t) {  // m: (3, 4)
     return {m[0] * t[0] + m[1] * t[1] + m[2] * t[2] + m[3] * t[3],
             m[4] * t[0] + m[5] * t[1] + m[6] * t[2] + m[7] * t[3],
             m[8] * t[0] + m[9] * t[1] + m[10] * t[2] + m[11] * t[3]};
@@ -68,19 +68,22 @@ inline V4 rotation_matrix_backward(V4 q, const V* dr) {
 }
 
 // ---------------------------------------------------------------- drone and state
-struct Drone {  // a row of `native.table`, in this order
-    float force_map[12], torque_map[12];  // (3, 4): thrust of the rotors -> force, torque, body frame
-    float curve[12];                      // (4, 3): thrust of a rotor = c0 + c1 w + c2 w^2
-    float rising[4], falling[4];          // s
-    float mass, gravity[3];               // kg, m/s^2
-    float inertia[9], inertia_inv[9];
-    float rotor_min, rotor_max, dt;       // s
-    float limits[3];                      // of position (m), velocity (m/s), angular velocity (rad/s)
+template <class F> struct DroneOf {  // a row of `native.table`, in this order
+    F force_map[12], torque_map[12];  // (3, 4): thrust of the rotors -> force, torque, body frame
+    F curve[12];                      // (4, 3): thrust of a rotor = c0 + c1 w + c2 w^2
+    F rising[4], falling[4];          // s
+    F mass, gravity[3];               // kg, m/s^2
+    F inertia[9], inertia_inv[9];
+    F rotor_min, rotor_max, dt;       // s
+    F limits[3];                      // of position (m), velocity (m/s), angular velocity (rad/s)
 };
-static_assert(sizeof(Drone) == 72 * sizeof(float), "a drone is 72 numbers");
-inline float weight(const Drone& d) {  // N
-    const float* g = d.gravity;
-    return std::sqrt(g[0] * g[0] + g[1] * g[1] + g[2] * g[2]) * d.mass;
+using Drone = DroneOf<float>;   // one, of sixteen flights
+using Drones = DroneOf<V>;      // sixteen, each with a flight
+constexpr int DRONE = 72;
+static_assert(sizeof(Drone) == DRONE * sizeof(float), "a drone is 72 numbers");
+template <class F> inline F weight(const DroneOf<F>& d) {  // N
+    const F* g = d.gravity;
+    return sqrt(g[0] * g[0] + g[1] * g[1] + g[2] * g[2]) * d.mass;
 }
 
 constexpr int STATE = 21;
@@ -108,7 +111,7 @@ inline State select(I mask, const State& a, const State& b) {  // mask ? a : b
     for (int i = 0; i < STATE; i++) values(s)[i] = mask ? values(a)[i] : values(b)[i];
     return s;
 }
-inline I terminated(const Drone& d, const State& s) {
+template <class F> inline I terminated(const DroneOf<F>& d, const State& s) {
     const V *p = &s.p.x, *v = &s.v.x, *omega = &s.omega.x;
     I out{};
     for (int i = 0; i < 3; i++)
@@ -123,8 +126,8 @@ struct Rotors {
     V end[4], end_factor[4];                    // after the step
     V inside[4];                                // 1 where `end` is not clamped
 };
-inline void rotors_forward(const Drone& d, const State& s, const V* action, Rotors& r) {
-    const float span = d.rotor_max - d.rotor_min;
+template <class F> inline void rotors_forward(const DroneOf<F>& d, const State& s, const V* action, Rotors& r) {
+    const F span = d.rotor_max - d.rotor_min;
     for (int i = 0; i < 4; i++) {
         V setpoint = d.rotor_min + span * (.5f * (clamp(action[i], -1.f, 1.f) + 1.f));
         V w = s.rotor[i];
@@ -154,7 +157,7 @@ inline void rotors_end_backward(const Rotors& r, const V* dend, V* drotor, V* ds
         dsetpoint[i] = e - drotor[i];
     }
 }
-inline void rotors_stage_backward(const Drone& d, const Rotors& r, int k, const V* dthrust, V* drotor, V* dsetpoint) {
+template <class F> inline void rotors_stage_backward(const DroneOf<F>& d, const Rotors& r, int k, const V* dthrust, V* drotor, V* dsetpoint) {
     for (int i = 0; i < 4; i++) {  // adds
         V x = r.speed[k][i];
         V dx = dthrust[i] * (d.curve[3 * i + 1] + 2.f * x * d.curve[3 * i + 2]);
@@ -166,17 +169,17 @@ inline void rotors_stage_backward(const Drone& d, const Rotors& r, int k, const 
 
 // ---------------------------------------------------------------- rigid body
 struct Body { V4 q; V3 v, omega; };  // what the rates depend on and, with the same names, the rates themselves
-inline Body advanced(const Body& s, float h, const Body& rate) {
+template <class F> inline Body advanced(const Body& s, F h, const Body& rate) {
     return {s.q + h * rate.q, s.v + h * rate.v, s.omega + h * rate.omega};
 }
 // acceleration: m/s^2, gravity and disturbance force
-inline Body rates(const Drone& d, const Body& s, const V* thrust, V3 acceleration) {
+template <class F> inline Body rates(const DroneOf<F>& d, const Body& s, const V* thrust, V3 acceleration) {
     V3 torque = matvec34(d.torque_map, thrust) - cross(s.omega, matvec(d.inertia, s.omega));
     return {quaternion_derivative(s.q, s.omega),
             (1.f / d.mass) * rotate(s.q, matvec34(d.force_map, thrust)) + acceleration,
             matvec(d.inertia_inv, torque)};
 }
-inline Body rates_backward(const Drone& d, const Body& s, const V* thrust, const Body& drate, V* dthrust) {
+template <class F> inline Body rates_backward(const DroneOf<F>& d, const Body& s, const V* thrust, const Body& drate, V* dthrust) {
     const V4 &q = s.q, &g = drate.q;
     V a = .5f * s.omega.x, b = .5f * s.omega.y, c = .5f * s.omega.z;
     V4 dq = {a * g.x + b * g.y + c * g.z,
@@ -197,29 +200,29 @@ inline Body rates_backward(const Drone& d, const Body& s, const V* thrust, const
     V3 dtorque = matvec_transposed(d.inertia_inv, drate.omega);
     V3 momentum = matvec(d.inertia, s.omega), minus = -1.f * dtorque;
     domega = domega + cross(momentum, minus) + matvec_transposed(d.inertia, cross(minus, s.omega));
-    const float *F = d.force_map, *M = d.torque_map;
+    const F *force = d.force_map, *torque = d.torque_map;
     for (int i = 0; i < 4; i++)
-        dthrust[i] = F[i] * df.x + F[4 + i] * df.y + F[8 + i] * df.z
-                   + M[i] * dtorque.x + M[4 + i] * dtorque.y + M[8 + i] * dtorque.z;
+        dthrust[i] = force[i] * df.x + force[4 + i] * df.y + force[8 + i] * df.z
+                   + torque[i] * dtorque.x + torque[4 + i] * dtorque.y + torque[8 + i] * dtorque.z;
     return {dq, V3{}, domega};  // the rates do not depend on the velocity; the position's do: see step_backward
 }
 
 // ---------------------------------------------------------------- one step: Runge-Kutta 4
 struct Step { Rotors rotors; Body at[4]; V4 raw; V norm; };  // what the way back needs of a step
-inline V3 acceleration_of(const Drone& d, const V* force) {  // force: (3) N
-    const float m = 1.f / d.mass, *g = d.gravity;
+template <class F> inline V3 acceleration_of(const DroneOf<F>& d, const V* force) {  // force: (3) N
+    const F m = 1.f / d.mass, *g = d.gravity;
     return {force[0] * m + g[0], force[1] * m + g[1], force[2] * m + g[2]};
 }
-inline State step_forward(const Drone& d, const State& s, const V* action, V3 acceleration, Step& m) {
+template <class F> inline State step_forward(const DroneOf<F>& d, const State& s, const V* action, V3 acceleration, Step& m) {
     rotors_forward(d, s, action, m.rotors);
-    const float h = d.dt, ahead[4] = {0.f, .5f * h, .5f * h, h};
+    const F h = d.dt, ahead[4] = {F{}, .5f * h, .5f * h, h};
     Body k[4], start{s.q, s.v, s.omega};
     for (int i = 0; i < 4; i++) {
         m.at[i] = i ? advanced(start, ahead[i], k[i - 1]) : start;
         k[i] = rates(d, m.at[i], m.rotors.thrust[i], acceleration);
     }
     State n;
-    const float w = h / 6;
+    const F w = h / 6;
     n.p = s.p + w * (m.at[0].v + 2.f * (m.at[1].v + m.at[2].v) + m.at[3].v);
     m.raw = s.q + w * (k[0].q + 2.f * (k[1].q + k[2].q) + k[3].q);
     n.v = s.v + w * (k[0].v + 2.f * (k[1].v + k[2].v) + k[3].v);
@@ -233,9 +236,9 @@ inline State step_forward(const Drone& d, const State& s, const V* action, V3 ac
     return n;
 }
 // dnext -> gradient by the state before the step, its action excluded; adds to daction
-inline State step_backward(const Drone& d, const V* action, const Step& m, const State& dnext, V* daction) {
-    const float h = d.dt, w[4] = {h / 6, h / 3, h / 3, h / 6};
-    const float into[4] = {.5f * h, .5f * h, h, 0.f};  // k[i] enters stage i + 1 with into[i]
+template <class F> inline State step_backward(const DroneOf<F>& d, const V* action, const Step& m, const State& dnext, V* daction) {
+    const F h = d.dt, w[4] = {h / 6, h / 3, h / 3, h / 6};
+    const F into[4] = {.5f * h, .5f * h, h, F{}};  // k[i] enters stage i + 1 with into[i]
     V4 unit = m.norm * m.raw;
     V4 draw = m.norm * (dnext.q + (-dot(dnext.q, unit)) * unit);
     State out;
@@ -258,7 +261,7 @@ inline State step_backward(const Drone& d, const V* action, const Step& m, const
         out.omega = out.omega + later.omega;
         rotors_stage_backward(d, m.rotors, k, dthrust, drotor, dsetpoint);
     }
-    const float half_span = .5f * (d.rotor_max - d.rotor_min);
+    const F half_span = .5f * (d.rotor_max - d.rotor_min);
     for (int i = 0; i < 4; i++) {
         out.rotor[i] = drotor[i];
         daction[i] += abs(action[i]) <= 1.f ? half_span * dsetpoint[i] : V{};
@@ -271,18 +274,18 @@ inline State step_backward(const Drone& d, const V* action, const Step& m, const
 // 22 values as the student's: position 3, rotation matrix 9, velocity 3, angular velocity 3, previous action 4;
 // 26 with rotor speeds as a share of their range, 29 with the disturbance force as a share of the weight as well
 constexpr int SENSED = 18;  // the first 18 come from sensors, which are late and noisy
-inline void observe(const Drone& d, const State& s, const V* force, int obs, V* out) {
+template <class F> inline void observe(const DroneOf<F>& d, const State& s, const V* force, int obs, V* out) {
     std::memcpy(out, &s.p, 3 * sizeof(V));
     rotation_matrix(s.q, out + 3);
     std::memcpy(out + 12, &s.v, 6 * sizeof(V));
     std::memcpy(out + 18, s.action, 4 * sizeof(V));
-    const float per_range = 1.f / (d.rotor_max - d.rotor_min), per_weight = 1.f / weight(d);
+    const F per_range = 1.f / (d.rotor_max - d.rotor_min), per_weight = 1.f / weight(d);
     if (obs > 22)
         for (int i = 0; i < 4; i++) out[22 + i] = (s.rotor[i] - d.rotor_min) * per_range;
     if (obs > 26)
         for (int i = 0; i < 3; i++) out[26 + i] = force[i] * per_weight;
 }
-inline void observe_backward(const Drone& d, const State& s, const V* dobs, int obs, State& ds) {  // adds to ds
+template <class F> inline void observe_backward(const DroneOf<F>& d, const State& s, const V* dobs, int obs, State& ds) {  // adds to ds
     const V* g = dobs;
     ds.p = ds.p + V3{g[0], g[1], g[2]};
     ds.q = ds.q + rotation_matrix_backward(s.q, g + 3);
@@ -306,8 +309,8 @@ constexpr float ORIENTATION_ROUNDING = 4e-4f; // .02^2: rounds the kink at no an
 constexpr float CHANGE_ROUNDING = 1e-4f;      // .01^2: rounds the kink at no change of the action
 constexpr float POSITION_BARRIER = 4.f;       // times the others: it has but a quarter of the limit to grow in
 
-inline V beyond(V x, float limit, float share) { return relu(abs(x) * (1.f / limit) - share); }
-inline V beyond_squared_backward(V x, float limit, float share, float scale) {
+template <class F> inline V beyond(V x, F limit, float share) { return relu(abs(x) * (1.f / limit) - share); }
+template <class F> inline V beyond_squared_backward(V x, F limit, float share, float scale) {
     V e = beyond(x, limit, share) * (2.f * scale / limit);
     return x < 0 ? -e : e;
 }
@@ -316,9 +319,8 @@ inline V action_change(const State& s, const V* previous) {  // rounded norm
     for (int i = 0; i < 4; i++) squares += square(s.action[i] - previous[i]);
     return sqrt(squares + CHANGE_ROUNDING);
 }
-inline V cost_forward(const Drone& d, const Cost& c, const State& s, const V* previous) {
-    V u = sqrt(s.q.z * s.q.z + ORIENTATION_ROUNDING), angle;
-    for (int l = 0; l < LANES; l++) angle[l] = 2.f * std::acos(1.f - u[l]);
+template <class F> inline V cost_forward(const DroneOf<F>& d, const Cost& c, const State& s, const V* previous) {
+    V angle = 2.f * acos(1.f - sqrt(s.q.z * s.q.z + ORIENTATION_ROUNDING));
     V change = action_change(s, previous);
     V barriers{};
     const V *p = &s.p.x, *v = &s.v.x, *omega = &s.omega.x;
@@ -330,7 +332,7 @@ inline V cost_forward(const Drone& d, const Cost& c, const State& s, const V* pr
     return away + c.precision * away / (away + PRECISION_RANGE) + ORIENTATION_WEIGHT * angle + change
          + c.damping * dot(s.omega, s.omega) + c.barrier * barriers;
 }
-inline void cost_backward(const Drone& d, const Cost& c, const State& s, const V* previous, State& ds,  // adds to ds
+template <class F> inline void cost_backward(const DroneOf<F>& d, const Cost& c, const State& s, const V* previous, State& ds,  // adds to ds
                           V* dprevious) {
     V away = sqrt(dot(s.p, s.p) + c.huber_delta * c.huber_delta);
     ds.p = ds.p + ((1.f + c.precision * PRECISION_RANGE / square(away + PRECISION_RANGE)) / away) * s.p;

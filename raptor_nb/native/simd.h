@@ -15,12 +15,14 @@ typedef int32_t I __attribute__((vector_size(4 * LANES)));  // a mask: -1 where 
 typedef uint32_t U __attribute__((vector_size(4 * LANES)));
 
 inline V all(float x) { return x - V{}; }
+inline V all(V x) { return x; }
 inline V load(const float* p) { V x; std::memcpy(&x, p, sizeof x); return x; }
 inline void store(float* p, V x) { std::memcpy(p, &x, sizeof x); }
 inline V abs(V x) { return x < 0 ? -x : x; }
 inline V max(V x, float y) { return x > y ? x : all(y); }
 inline V min(V x, float y) { return x < y ? x : all(y); }
 inline V clamp(V x, float low, float high) { return min(max(x, low), high); }
+inline V clamp(V x, V low, V high) { x = x > low ? x : low; return x < high ? x : high; }
 inline V relu(V x) { return max(x, 0.f); }
 inline V square(V x) { return x * x; }
 inline I true_everywhere() { return V{} == V{}; }
@@ -31,6 +33,7 @@ inline V sqrt(V x) {
     for (int l = 0; l < LANES; l++) y[l] = __builtin_sqrtf(x[l]);
     return y;
 }
+inline float sqrt(float x) { return __builtin_sqrtf(x); }
 inline float sum(V x) {
     float total = 0;
     for (int l = 0; l < LANES; l++) total += x[l];
@@ -77,6 +80,13 @@ inline V log1p(V y) {
         + x * (1.4249322787e-1f + x * (-1.2420140846e-1f + x * (1.1676998740e-1f
         + x * (-1.1514610310e-1f + x * 7.0376836292e-2f)))))));
     return x - .5f * z + x * z * p + (big ? all(.69314718056f) : V{});
+}
+
+// For -.01 <= x <= 1, to 4e-7. Coefficients: Abramowitz and Stegun, 4.4.46.
+inline V acos(V x) {
+    V p = 1.5707963050f + x * (-.2145988016f + x * (.0889789874f + x * (-.0501743046f + x * (.0308918810f
+        + x * (-.0170881256f + x * (.0066700901f + x * -.0012624911f))))));
+    return p * sqrt(max(1.f - x, 0.f));
 }
 
 // ---------------------------------------------------------------- 16 x 16 transpose

@@ -1,0 +1,389 @@
+// A student's own flights over a fleet of drones, improved by their gradient through physics, sensors and hidden state
+// (nbs/learn/direct.ipynb, where the same is written in torch). Sixteen flights, each of a drone of its own, are a block.
+// What a block draws depends on seed, update and block alone, not on who computes it.
+#include "nn.h"
+#include "physics.h"
+#include "random.h"
+#include "soap.h"
+
+extern "C" {
+
+int32_t lanes() { return LANES; }
+
+struct FlightDraws {  // what happens to flights, and how they begin
+    float noise;             // m, the largest
+    float delay_share;       // of flights whose sensors are late, half of them by one step, half by two
+    float force, gust;       // largest standard deviations, share of the weight
+    float jumps;             // probability, a segment
+    float tilt_share, tilt;  // of starts, factor on their tilt
+    float resets;            // probability of a new flight, a segment
+    float new_drones;        // probability that a new flight is flown by another drone
+};
+
+struct DirectTraining {
+    int32_t flights, steps, hidden, drones, update;
+    uint64_t seed;
+    FlightDraws draws;
+    Cost cost;
+    float max_block_norm;
+    const float *table, *starts;  // (drones, 72), (drones, 7): guidance, position, angle, velocity, rate, rotor speeds
+    const float* cumulative;      // (drones): cumulative probabilities of being drawn
+    const float* noise;           // (22) scale of each value's noise
+    const float* parameters;      // (P) of the student
+    float* pool;                  // (blocks, pool_size, 16): flights in progress, moved on
+    float *gradients, *costs, *ends, *norms;  // (blocks, P) clipped means; (blocks) means a step, of a step, norms
+};
+
+struct DirectStep {  // an update of the parameters
+    int32_t blocks, hidden, update, learn_h0;  // update: 1, 2, ...; whether the initial hidden state is learned
+    SoapSettings how;
+    float max_grad_norm;
+    const float* gradients;         // (blocks, P)
+    float *parameters, *optimiser;  // (P); (optimiser_size): zeros before the first update
+};
+
+int32_t size_of_DirectStep() { return sizeof(DirectStep); }
+int32_t size_of_DirectTraining() { return sizeof(DirectTraining); }
+int32_t student_parameters(int32_t hidden) { return Student::count(hidden); }
+
+}  // extern "C"
+
+namespace {
+
+Student student_at(const float* p, int H) {  // in the order of StudentGradients
+    const int G = 3 * H;
+    Student s{};
+    s.hidden = H;
+    s.in_w = p;
+    s.in_b = s.in_w + STUDENT_OBS * H;
+    s.wi = s.in_b + H;
+    s.bi = s.wi + H * G;
+    s.wh = s.bi + G;
+    s.bh = s.wh + H * G;
+    s.out_w = s.bh + G;
+    s.out_b = s.out_w + 4 * H;
+    s.h0 = s.out_b + 4;
+    return s;
+}
+
+// ---------------------------------------------------------------- flights in progress
+struct Disturbance { V steady[3], gust[3], phase[3], frequency, age, sigma, delay; };  // N of steady, gust; Hz; s; m
+struct Pool {  // a block; row: of the table; flying: 0 before the first flight
+    V row, flying;
+    State state;
+    Disturbance disturbance;
+    V past[2][SENSED];
+    V hidden[];  // (hidden)
+};
+constexpr int POOL = sizeof(Pool) / sizeof(V);
+
+Drones gather(const float* table, V row) {
+    Drones d;
+    V* to = (V*)&d;
+    for (int l = 0; l < LANES; l++) {
+        const float* from = table + (size_t)row[l] * DRONE;
+        for (int i = 0; i < DRONE; i++) to[i][l] = from[i];
+    }
+    return d;
+}
+struct Start { V guidance, position, angle, velocity, rate, low, high; };
+Start gather_start(const float* starts, V row) {
+    Start s;
+    for (int l = 0; l < LANES; l++)
+        for (int i = 0; i < 7; i++) ((V*)&s)[i][l] = starts[(size_t)row[l] * 7 + i];
+    return s;
+}
+V draw_rows(const DirectTraining& t, Random& random) {
+    const V u = random.uniform();
+    V row;
+    for (int l = 0; l < LANES; l++) {
+        int low = 0, high = t.drones - 1;
+        while (low < high) {
+            const int middle = (low + high) / 2;
+            if (u[l] < t.cumulative[middle]) high = middle;
+            else low = middle + 1;
+        }
+        row[l] = (float)low;
+    }
+    return row;
+}
+
+// as l2f draws them (sim.physics.sample_state), some with more tilt
+State draw_state(const Drones& d, const Start& s, const FlightDraws& how, Random& random) {
+    State n;
+    const V free = random.uniform() >= s.guidance ? all(1.f) : V{};  // 0: at rest at the target
+    V a[4];
+    random.normal(a[0], a[1]);
+    random.normal(a[2], a[3]);
+    V3 axis{a[0], a[1], a[2]};
+    V half = .5f * random.uniform() * free;
+    half = s.angle > 0 ? half : V{};
+    half = random.uniform() < how.tilt_share ? how.tilt * half : half;
+    const V sine = Random::sine(half);
+    axis = (sine / sqrt(max(dot(axis, axis), 1e-12f))) * axis;
+    n.q = {sqrt(max(1.f - sine * sine, 0.f)), axis.x, axis.y, axis.z};
+    const auto cube = [&](V size) {
+        const V scale = size * free;
+        const V x = random.uniform(), y = random.uniform(), z = random.uniform();
+        return V3{scale * (2.f * x - 1.f), scale * (2.f * y - 1.f), scale * (2.f * z - 1.f)};
+    };
+    n.p = cube(s.position);
+    n.v = cube(s.velocity);
+    n.omega = cube(s.rate);
+    for (int i = 0; i < 4; i++) {
+        n.rotor[i] = s.low + random.uniform() * (s.high - s.low);
+        n.action[i] = 2.f * (n.rotor[i] - d.rotor_min) / (d.rotor_max - d.rotor_min) - 1.f;
+    }
+    return n;
+}
+Disturbance draw_disturbance(const Drones& d, const FlightDraws& how, Random& random) {
+    Disturbance x{};
+    const V newton = weight(d), steady = how.force * random.uniform() * newton, gust = how.gust * random.uniform() * newton;
+    V a[6];
+    for (int i = 0; i < 6; i += 2) random.normal(a[i], a[i + 1]);
+    for (int i = 0; i < 3; i++) {
+        x.steady[i] = steady * a[i];
+        x.gust[i] = gust * a[3 + i];
+        x.phase[i] = random.uniform();
+    }
+    x.frequency = .1f * exp(2.30258509f * random.uniform());
+    x.sigma = how.noise * square(random.uniform());
+    const V late = random.uniform();
+    x.delay = (late < how.delay_share ? all(1.f) : V{}) + (late < .5f * how.delay_share ? all(1.f) : V{});
+    return x;
+}
+template <class T> T choose(I mask, const T& a, const T& b) {  // mask ? a : b, for structures of V
+    T out;
+    for (size_t i = 0; i < sizeof(T) / sizeof(V); i++) ((V*)&out)[i] = mask ? ((const V*)&a)[i] : ((const V*)&b)[i];
+    return out;
+}
+
+// Which flights begin, and how; -> where a flight that ends within the segment begins again
+State begin_segment(const DirectTraining& t, Pool& f, Drones& d, I& begins, Random& random) {
+    const FlightDraws& how = t.draws;
+    I finite = true_everywhere();
+    for (int i = 0; i < STATE; i++) finite &= is_finite(values(f.state)[i]);
+    const V chance = random.uniform();
+    begins = (chance < how.resets) | (f.flying == 0) | ~finite;
+    const I jumps = (chance > 1.f - how.jumps) & ~begins;
+    const I changes = begins & ((random.uniform() < how.new_drones) | (f.flying == 0));
+    const V drawn = draw_rows(t, random);
+    f.row = changes ? drawn : f.row;
+    f.flying = all(1.f);
+    d = gather(t.table, f.row);
+    const Start start = gather_start(t.starts, f.row);
+    const State fresh = draw_state(d, start, how, random), again = draw_state(d, start, how, random);
+    State jumped = fresh;
+    for (int i = 0; i < 4; i++) {
+        jumped.rotor[i] = f.state.rotor[i];
+        jumped.action[i] = f.state.action[i];
+    }
+    f.state = choose(begins, fresh, choose(jumps, jumped, f.state));
+    f.disturbance = choose(begins, draw_disturbance(d, how, random), f.disturbance);
+    return again;
+}
+void force_at(const Disturbance& x, float later, V* force) {  // N, some s later
+    for (int i = 0; i < 3; i++) {
+        V turn = x.frequency * (x.age + later) + x.phase[i];
+        turn = turn - __builtin_convertvector(__builtin_convertvector(turn + .5f, I), V);  // within +-.5
+        V fold = 6.2831853f * turn;
+        fold = abs(fold) > 1.57079633f ? (fold > 0 ? 3.14159265f - fold : -3.14159265f - fold) : fold;
+        force[i] = x.steady[i] + x.gust[i] * Random::sine(fold);
+    }
+}
+
+// ---------------------------------------------------------------- a segment of flight and its gradient
+struct Kept {  // one step of sixteen flights, for the way back
+    V *state, *before, *obs, *action, *force, *began, *ended;
+    GruStep gru;
+    static size_t size(int H) { return STATE + GRU_STEP * H + H + STUDENT_OBS + 4 + 3 + 2; }
+    static Kept at(V* tape, int k, int H) {
+        V* row = tape + k * size(H);
+        V* before = row + STATE + GRU_STEP * H;
+        V* obs = before + H;
+        V* action = obs + STUDENT_OBS;
+        return {row, before, obs, action, action + 4, action + 7, action + 8, gru_step_at(row + STATE, H)};
+    }
+};
+template <class T> void put(V* to, const T& from) { std::memcpy(to, &from, sizeof from); }
+template <class T> T get(const V* from) {
+    T out;
+    std::memcpy(&out, from, sizeof out);
+    return out;
+}
+
+struct Flight {  // a block
+    const DirectTraining& t;
+    const Drones& d;
+    const Student student;
+    V* tape;  // (T, Kept::size)
+    Sensors sensors;
+    State s, reset_state;
+    V hidden[MAX_STUDENT];
+    I began;
+    V total, ends;  // cost; flights that ended
+
+    void step(int k, const Disturbance& disturbance, Random& random) {
+        const int H = t.hidden;
+        const Kept row = Kept::at(tape, k, H);
+        force_at(disturbance, k * .01f, row.force);
+        put(row.state, s);
+        put(row.began, began);
+        for (int i = 0; i < H; i++) row.before[i] = began ? all(student.h0[i]) : hidden[i];
+        observe(d, s, row.force, STUDENT_OBS, row.obs);
+        sensors.read(row.obs, began, random, row.obs);
+        student_forward(student, row.obs, row.before, row.gru, row.action);
+        for (int i = 0; i < H; i++) hidden[i] = row.gru.h[i];
+        Step m;
+        State n = step_forward(d, s, row.action, acceleration_of(d, row.force), m);
+        V cost = cost_forward(d, t.cost, n, s.action);
+        for (int i = 0; i < 4; i++) cost += t.cost.excess * square(relu(abs(row.action[i]) - 1.f));
+        total += cost;
+        began = terminated(d, n);
+        began |= ~is_finite(cost);
+        put(row.ended, began);
+        for (int l = 0; l < LANES; l++) ends[l] += began[l] ? 1.f : 0.f;
+        s = select(began, reset_state, n);
+    }
+    void backward(StudentGradients& g) {
+        State ds{};
+        SensorsBackward late;
+        Step m;
+        V dprevious[4], dreport[STUDENT_OBS], dobs[STUDENT_OBS];
+        for (int k = t.steps - 1; k >= 0; k--) {
+            const Kept row = Kept::at(tape, k, t.hidden);
+            const State before = get<State>(row.state);
+            const I started = get<I>(row.began), ended = get<I>(row.ended);
+            State n = step_forward(d, before, row.action, acceleration_of(d, row.force), m);
+            ds = select(ended, State{}, ds);
+            cost_backward(d, t.cost, n, before.action, ds, dprevious);
+            V daction[4];
+            for (int i = 0; i < 4; i++) {
+                V x = t.cost.excess * 2.f * relu(abs(row.action[i]) - 1.f);
+                daction[i] = ds.action[i] + (row.action[i] < 0 ? -x : x);
+            }
+            ds = step_backward(d, row.action, m, ds, daction);
+            for (int i = 0; i < 4; i++) ds.action[i] = dprevious[i];
+            g.flight_ended(ended);
+            g.backward(student, row.gru, row.before, row.obs, daction);
+            g.flight_began(started);
+            dense_backward(student.in_w, STUDENT_OBS, t.hidden, g.dy, dreport);
+            late.step(sensors.delay, started, dreport, dobs);
+            for (int i = SENSED; i < STUDENT_OBS; i++) dobs[i] = dreport[i];
+            observe_backward(d, before, dobs, STUDENT_OBS, ds);
+        }
+    }
+};
+
+// the mean over flights and steps, its norm at most `largest`; nothing where it is not finite. -> norm
+float clip(float* gradient, size_t count, float n, float largest) {
+    double squares = 0;
+    for (size_t i = 0; i < count; i++) {
+        gradient[i] /= n;
+        squares += (double)gradient[i] * gradient[i];
+    }
+    const float norm = (float)std::sqrt(squares);
+    const bool finite = norm * 0.f == 0.f;
+    const float share = finite ? std::min(1.f, largest / (norm + 1e-6f)) : 0.f;
+    for (size_t i = 0; i < count; i++) gradient[i] = finite ? share * gradient[i] : 0.f;
+    return norm;
+}
+
+void segment_of(const DirectTraining& t, int block) {
+    const int H = t.hidden, T = t.steps;
+    const size_t tape = T * Kept::size(H), P = Student::count(H), size = POOL + H;
+    scratch.reserve(tape + size + StudentGradients::scratch_size(H), 2 + StudentGradients::ARRAYS);
+    Pool& pool = *(Pool*)scratch.take(size);
+    float* const place = t.pool + block * size * LANES;
+    std::memcpy(&pool, place, size * sizeof(V));
+    uint64_t mixed = t.seed + (uint64_t)t.update * 0x9e3779b97f4a7c15ull;
+    Random random(Random::split_mix(mixed) ^ ((uint64_t)block * 0xd1342543de82ef95ull));
+    Drones d;
+    I begins;
+    const State again = begin_segment(t, pool, d, begins, random);
+    Flight f{t, d, student_at(t.parameters, H), scratch.take(tape),
+             {{}, pool.disturbance.delay, pool.disturbance.sigma, t.noise}, pool.state, again, {}, begins, {}, {}};
+    std::memcpy(f.hidden, pool.hidden, H * sizeof(V));
+    std::memcpy(f.sensors.past, pool.past, sizeof pool.past);
+    float* gradient = t.gradients + block * P;
+    StudentGradients g(H, gradient, scratch);
+    for (int k = 0; k < T; k++) f.step(k, pool.disturbance, random);
+    f.backward(g);
+    g.finish();
+    t.norms[block] = clip(gradient, P, (float)T * LANES, t.max_block_norm);
+    t.costs[block] = sum(f.total) / ((float)T * LANES);
+    t.ends[block] = sum(f.ends) / ((float)T * LANES);
+
+    // a flight that ended with the last step begins with the next segment
+    V obs[STUDENT_OBS];
+    observe(d, f.s, nullptr, STUDENT_OBS, obs);
+    f.sensors.begin(f.began, obs);
+    pool.state = f.s;
+    pool.disturbance.age += T * .01f;
+    for (int i = 0; i < H; i++) pool.hidden[i] = f.began ? all(f.student.h0[i]) : f.hidden[i];
+    std::memcpy(pool.past, f.sensors.past, sizeof pool.past);
+    std::memcpy(place, &pool, size * sizeof(V));
+}
+
+// ---------------------------------------------------------------- an update of the parameters
+struct Layer { size_t weight, bias; int inputs, outputs; };  // where in the parameters, and of what shape
+struct Layers {
+    Layer of[4];
+    size_t h0;
+    explicit Layers(int H) {
+        const int G = 3 * H, inputs[] = {STUDENT_OBS, H, H, H}, outputs[] = {H, G, G, 4};
+        size_t at = 0;
+        for (int i = 0; i < 4; i++) {
+            of[i] = {at, at + (size_t)inputs[i] * outputs[i], inputs[i], outputs[i]};
+            at = of[i].bias + outputs[i];
+        }
+        h0 = at;
+    }
+};
+size_t optimiser_size_of(int H) {
+    size_t n = 2 * (size_t)H;
+    for (const Layer& l : Layers(H).of) n += SoapMatrix::size(l.inputs + 1, l.outputs);
+    return n;
+}
+// mean of the blocks' gradients, its norm at most `max_grad_norm`
+std::vector<float> mean_gradient(const DirectStep& t, size_t P) {
+    std::vector<float> mean(P, 0.f);
+    for (int b = 0; b < t.blocks; b++)
+        for (size_t i = 0; i < P; i++) mean[i] += t.gradients[b * P + i];
+    clip(mean.data(), P, (float)t.blocks, t.max_grad_norm);
+    return mean;
+}
+void step_of(const DirectStep& t) {
+    const int H = t.hidden;
+    const std::vector<float> gradient = mean_gradient(t, Student::count(H));
+    const Layers layers(H);
+    std::vector<float> step((size_t)(std::max(H, STUDENT_OBS) + 1) * 3 * H);
+    float *memory = t.optimiser, *p = t.parameters;
+    for (const Layer& l : layers.of) {  // weight and bias lie one after the other: a matrix with one more row
+        SoapMatrix::at(memory, l.inputs + 1, l.outputs).step(t.how, gradient.data() + l.weight, t.update, step.data());
+        for (int i = 0; i < (l.inputs + 1) * l.outputs; i++) p[l.weight + i] -= step[i];
+    }
+    if (!t.learn_h0) return;
+    float *mean = memory, *squares = memory + H;
+    for (int i = 0; i < H; i++) {
+        const float g = gradient[layers.h0 + i];
+        mean[i] = t.how.beta1 * mean[i] + (1.f - t.how.beta1) * g;
+        squares[i] = t.how.beta2 * squares[i] + (1.f - t.how.beta2) * g * g;
+        step[i] = mean[i];
+    }
+    SoapMatrix::adam(t.how, step.data(), squares, H, t.update);
+    for (int i = 0; i < H; i++) p[layers.h0 + i] -= step[i];
+}
+
+}  // namespace
+
+extern "C" {
+
+int32_t optimiser_size(int32_t hidden) { return (int32_t)optimiser_size_of(hidden); }
+void direct_step(const DirectStep* t) { step_of(*t); }
+int32_t pool_size(int32_t hidden) { return POOL + hidden; }
+void direct_segment(const DirectTraining* t, int32_t first, int32_t last) {  // blocks first ... last - 1
+    for (int block = first; block < last; block++) segment_of(*t, block);
+}
+
+}
