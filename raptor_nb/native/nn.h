@@ -7,6 +7,13 @@
 namespace {
 
 // ---------------------------------------------------------------- dense layer
+// How many sums stay in registers: outputs and inputs of a tile, rows and registers of a tile of a weight's gradient.
+// WebAssembly's registers hold four numbers, and a browser has sixteen of them, so that a V takes four.
+#ifdef __wasm__
+constexpr int OUT_TILE = 2, IN_TILE = 2, ROW_TILE = 2, COLUMN_TILE = 1;
+#else
+constexpr int OUT_TILE = 16, IN_TILE = 8, ROW_TILE = 4, COLUMN_TILE = 4;
+#endif
 template <int B>
 inline void dense_tile(const float* w, const float* bias, int inputs, int outputs, const V* inp, V* out) {
     V sums[B];
@@ -21,8 +28,12 @@ inline void dense_tile(const float* w, const float* bias, int inputs, int output
 // out (outputs) = bias + inp (inputs) w; outputs is a multiple of 4
 inline void dense_forward(const float* w, const float* bias, int inputs, int outputs, const V* inp, V* out) {
     int j = 0;
-    for (; j + 16 <= outputs; j += 16) dense_tile<16>(w + j, bias ? bias + j : nullptr, inputs, outputs, inp, out + j);
-    for (; j + 4 <= outputs; j += 4) dense_tile<4>(w + j, bias ? bias + j : nullptr, inputs, outputs, inp, out + j);
+    const auto tiles = [&](auto size) {
+        constexpr int B = size;
+        for (; j + B <= outputs; j += B) dense_tile<B>(w + j, bias ? bias + j : nullptr, inputs, outputs, inp, out + j);
+    };
+    tiles(std::integral_constant<int, OUT_TILE>{});
+    if (OUT_TILE > 4) tiles(std::integral_constant<int, 4>{});
 }
 
 template <int B> inline void dense_backward_tile(const float* w, int outputs, const V* dout, V* dinp) {
@@ -36,7 +47,7 @@ template <int B> inline void dense_backward_tile(const float* w, int outputs, co
 // dinp (inputs) = dout (outputs) w^T
 inline void dense_backward(const float* w, int inputs, int outputs, const V* dout, V* dinp) {
     int k = 0;
-    for (; k + 8 <= inputs; k += 8) dense_backward_tile<8>(w + k * outputs, outputs, dout, dinp + k);
+    for (; k + IN_TILE <= inputs; k += IN_TILE) dense_backward_tile<IN_TILE>(w + k * outputs, outputs, dout, dinp + k);
     for (; k < inputs; k++) dense_backward_tile<1>(w + k * outputs, outputs, dout, dinp + k);
 }
 
@@ -56,15 +67,16 @@ template <int B, int C> inline void dense_dweight_tile(const V* inp, const V* do
 template <int C>
 inline void dense_dweight_columns(const V* inp, const V* doutT, int inputs, int outputs, float* dweight) {
     int k = 0;
-    for (; k + 4 <= inputs; k += 4) dense_dweight_tile<4, C>(inp + k, doutT, dweight + k * outputs, outputs);
+    for (; k + ROW_TILE <= inputs; k += ROW_TILE)
+        dense_dweight_tile<ROW_TILE, C>(inp + k, doutT, dweight + k * outputs, outputs);
     for (; k < inputs; k++) dense_dweight_tile<1, C>(inp + k, doutT, dweight + k * outputs, outputs);
 }
 // dweight (inputs, outputs) += inp^T dout, summed over the flights; outputs is a multiple of 16
 inline void dense_dweight(const V* inp, const V* doutT, int inputs, int outputs, float* dweight) {
     int c = 0;
-    for (; c + 4 * LANES <= outputs; c += 4 * LANES)
+    for (; COLUMN_TILE >= 4 && c + 4 * LANES <= outputs; c += 4 * LANES)
         dense_dweight_columns<4>(inp, doutT + c, inputs, outputs, dweight + c);
-    for (; c + 2 * LANES <= outputs; c += 2 * LANES)
+    for (; COLUMN_TILE >= 2 && c + 2 * LANES <= outputs; c += 2 * LANES)
         dense_dweight_columns<2>(inp, doutT + c, inputs, outputs, dweight + c);
     for (; c + LANES <= outputs; c += LANES)
         dense_dweight_columns<1>(inp, doutT + c, inputs, outputs, dweight + c);
