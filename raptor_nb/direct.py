@@ -24,7 +24,7 @@ from .settings import Settings, load_config
 # %% ../nbs/03_direct.ipynb #77b32dc3
 TRIAL = { # settings of a trial: everything runs, nothing is learned
     'direct.num_drones': 2, 'direct.extra_train_drones': 1,
-    'direct.ood_train_drones': 1, 'direct.num_updates': 6, 'direct.drones': 1,
+    'direct.ood_train_drones': 1, 'direct.num_updates': 6, 'direct.flights': 16,
     'direct.horizon': 10, 'direct.log_interval': 1, 'direct.validation_interval': 3,
     'direct.seeds': 2, 'validation.num_drones': 2, 'validation.selection_drones': 2,
     'environment.episode_steps': 100, 'apg.engine': 'torch'}
@@ -90,7 +90,7 @@ def plot_method(how: direct.Direct,
     "What an update does: forward in grey, the gradient in red"
     import matplotlib.pyplot as plt
     if ax is None: ax = plt.subplots(figsize=(10, 3.4), layout='constrained')[1]
-    an_update = f'{how.drones} an update,\n{how.num_envs} flights each'
+    an_update = f'{how.flights} at once,\na drone each'
     _box(ax, 0, 1, f'fleet of {n}:\n{an_update}')
     _arrow(ax, (.15, 1), (1.2, 1))
     for x, number in ((1.2, 1), (2.2, 2), (3.2, how.horizon)): _step(ax, x, number)
@@ -154,8 +154,8 @@ def train_students(settings: Settings, drones: list, output_dir, device='cpu',
         return train_student(own, drones, output_dir, device, mark, start,
                              check_cancelled)
     each, size = seeds(settings), settings.student.hidden_dim
-    engine = direct.choose_engine(settings, settings.direct, size, device)
-    alone = len(each) == 1 or not engine.side_by_side
+    native = direct.uses_native(settings, RaptorPolicy(hidden_dim=size), device)
+    alone = len(each) == 1 or not native
     return dict(zip(each, run_concurrently(one, each, 1 if alone else None)))
 
 # %% ../nbs/03_direct.ipynb #dd3014a2
