@@ -8,13 +8,12 @@ __all__ = ['DirectTraining', 'DirectStep', 'POOL', 'FlightDraws', 'SoapSettings'
 
 # %% ../../nbs/learn/direct_native.ipynb #e51a46be
 import ctypes
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
-from torch import Tensor
 
-from ..core.parallel import single_threaded
 from ..policy import RaptorPolicy
 from ..sim import native
 from ..sim.native import LANES, NAMES, NativeError
@@ -167,15 +166,11 @@ def update(self:NativeTraining, learning_rate) -> dict:
 @patch
 def gradients(self:NativeTraining): # -> {name: (blocks, ...)}, costs, flights that ended
     "Fly a segment"
-    how, self.how = self.how, _unclipped(self.how)
+    how, self.how = self.how, replace(self.how, max_block_norm=1e30)
     try: self.segment()
     finally: self.how = how
     grads = unpack(self.block_gradients, self.policy.hidden_dim)
     return grads, self.costs.clone(), self.ends.mean().item()
-
-def _unclipped(how):
-    from dataclasses import replace
-    return replace(how, max_block_norm=1e30)
 
 # %% ../../nbs/learn/direct_native.ipynb #6051c4bc
 POOL = dict(rows=1, flying=1, state=21, steady=3, gust=3, phase=3, frequency=1, age=1,
