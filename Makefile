@@ -39,7 +39,7 @@ open_page = if [ "$$(uname)" = Darwin ]; then open $(1); \
 
 minute: setup    ## from random weights to a student that flies, and the page on which it does: runs/minute/fly.html
 	$(BIN)/raptor_train --output-dir runs/minute
-	@$(BIN)/python tools/fly.py --student runs/minute/student.safetensors
+	@$(BIN)/python tools/minute.py runs/minute/student.safetensors
 	@$(call open_page,runs/minute/fly.html)
 
 run: export WARM := $(PROFILE)

@@ -4,8 +4,7 @@ It is web/page.html with its program and the policies and drones of this package
 `make bundle` makes the programs web/fly.js and web/train.js from web/src (npm), web/train.wasm
 from raptor_nb/native (clang), and then the page,
 `make page` the page with new probes,
-`make fly` opens it,
-`make minute` the page of a student that was just trained.
+`make fly` opens it.
 """
 import argparse
 import hashlib
@@ -21,7 +20,7 @@ import numpy as np
 import kernels
 from raptor_nb.core.records import atomic
 from raptor_nb.drones import DISTRIBUTIONS, real_drones, sample_fleet, with_conditions
-from raptor_nb.policy import RaptorPolicy, load_policy
+from raptor_nb.policy import RaptorPolicy
 from raptor_nb.learn.direct import student_cost
 from raptor_nb.settings import load_config
 from raptor_nb.evaluation.probing import r_squared, record_hidden_states, ridge
@@ -157,30 +156,11 @@ def outdated(text):
 def write_page(path, refit=False):
     "Today's page; probes are kept while policies are today's. Raises SystemExit without a program"
     data = data_of(PAGE.read_text(encoding="utf-8")) if PAGE.is_file() and not refit else None
-    return save_page(path, page_data() if data is None or changed(data) else data)
-
-
-def save_page(path, data):
-    "Moved into place when it is whole"
-    text = page(data, program())
+    text = page(page_data() if data is None or changed(data) else data, program())
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     with atomic(path) as temporary: Path(temporary).write_text(text, encoding="utf-8")
-    return Path(path)
-
-
-def page_of(student, path):
-    "The page with another student in place of the package's. Raises SystemExit"
-    if not PAGE.is_file(): raise SystemExit("web/fly.html is missing: `make page` makes it")
-    try: policy = load_policy(student)
-    except (OSError, ValueError) as e: raise SystemExit(str(e)) from None
-    shown = RaptorPolicy().hidden_dim
-    if getattr(policy, "hidden_dim", None) != shown:
-        raise SystemExit(f"'{student}' is no student with a hidden state of {shown}, "
-                         "which is what the page can fly")
-    data, ids = data_of(PAGE.read_text(encoding="utf-8")), range(SAMPLED, SAMPLED + PROBED)
-    weights = {k: v.numpy().tolist() for k, v in policy.state_dict().items()}
-    probe = fit_probe(policy, sample_fleet(ids, seed=SEED))
-    data["policies"]["student"] |= rounded(dict(weights=weights, probe=probe))
-    return save_page(path, data)
+    return path
 
 
 def sources_hash():
@@ -220,13 +200,8 @@ def main():
     as_written = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=as_written)
     parser.add_argument("--bundle", action="store_true", help="first make web/fly.js from web/src")
-    parser.add_argument("--student", help="the page of this student (.safetensors), not the package's")
-    parser.add_argument("--page", help="where it goes; empty: fly.html beside the student")
     given = parser.parse_args()
     os.chdir(WEB.parent)
-    if given.student:
-        page_of(given.student, given.page or Path(given.student).with_name("fly.html"))
-        return
     if given.bundle:
         bundle()
         if kernels.stale(): kernels.build()
