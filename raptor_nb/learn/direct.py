@@ -31,8 +31,8 @@ from ..sim.physics import NOISE, SENSED, flatten_state, memory_layout
 # %% ../../nbs/learn/direct.ipynb #e08671eb
 @section
 class Direct:
-    """A student's own flights, improved by their gradient: `direct` from random weights,
-    `distillation.fine_tuning` from a distilled student"""
+    """A student's own flights, improved by their gradient: `direct` from random
+    weights, `distillation.fine_tuning` from a distilled student"""
     num_updates: Natural = 0                # 0: the student is left as it is
     flights: Count = 128                    # at once, a multiple of sixteen
     horizon: Count = 128                    # steps of back-propagation through time
