@@ -182,15 +182,14 @@ void force_at(const Disturbance& x, float later, V* force) {  // N, some s later
 
 // ---------------------------------------------------------------- a segment of flight and its gradient
 struct Kept {  // one step of sixteen flights, for the way back
-    V *state, *before, *obs, *action, *force, *began, *ended;
+    V *state, *before, *obs, *action, *force, *began;  // before: only where flights begin, see `Flight::hidden_before`
     GruStep gru;
-    static size_t size(int H) { return STATE + GRU_STEP * H + H + STUDENT_OBS + 4 + 3 + 2; }
+    static size_t size(int H) { return STATE + GRU_STEP * H + H + STUDENT_OBS + 4 + 3 + 1; }
     static Kept at(V* tape, int k, int H) {
         V* row = tape + k * size(H);
-        V* before = row + STATE + GRU_STEP * H;
-        V* obs = before + H;
+        V* obs = row + STATE + GRU_STEP * H;
         V* action = obs + STUDENT_OBS;
-        return {row, before, obs, action, action + 4, action + 7, action + 8, gru_step_at(row + STATE, H)};
+        return {row, action + 8, obs, action, action + 4, action + 7, gru_step_at(row + STATE, H)};
     }
 };
 template <class T> void put(V* to, const T& from) { std::memcpy(to, &from, sizeof from); }
@@ -207,43 +206,51 @@ struct Flight {  // a block
     V* tape;  // (T, Kept::size)
     Sensors sensors;
     State s, reset_state;
-    V hidden[MAX_STUDENT];
+    const V* hidden;  // (hidden) after the last step
     I began;
     V total, ends;  // cost; flights that ended
 
-    void step(int k, const Disturbance& disturbance, Random& random) {
+    // hidden state before step k: that after the step before, unless flights begin
+    const V* hidden_before(int k, I began) {
         const int H = t.hidden;
-        const Kept row = Kept::at(tape, k, H);
+        return any(began) || k == 0 ? Kept::at(tape, k, H).before : Kept::at(tape, k - 1, H).gru.h;
+    }
+    void begin_hidden(int k, const V* hidden) {
+        if (!any(began) && k > 0) return;
+        V* before = Kept::at(tape, k, t.hidden).before;
+        for (int i = 0; i < t.hidden; i++) before[i] = began ? all(student.h0[i]) : hidden[i];
+    }
+    void step(int k, const Disturbance& disturbance, Random& random) {
+        const Kept row = Kept::at(tape, k, t.hidden);
         force_at(disturbance, k * .01f, row.force);
         put(row.state, s);
         put(row.began, began);
-        for (int i = 0; i < H; i++) row.before[i] = began ? all(student.h0[i]) : hidden[i];
+        begin_hidden(k, hidden);
         observe(d, s, row.force, STUDENT_OBS, row.obs);
         sensors.read(row.obs, began, random, row.obs);
-        student_forward(student, row.obs, row.before, row.gru, row.action);
-        for (int i = 0; i < H; i++) hidden[i] = row.gru.h[i];
+        student_forward(student, row.obs, hidden_before(k, began), row.gru, row.action);
+        hidden = row.gru.h;
         Step m;
         State n = step_forward(d, s, row.action, acceleration_of(d, row.force), m);
         V cost = cost_forward(d, t.cost, n, s.action);
         for (int i = 0; i < 4; i++) cost += t.cost.excess * square(relu(abs(row.action[i]) - 1.f));
         total += cost;
-        began = terminated(d, n);
-        began |= ~is_finite(cost);
-        put(row.ended, began);
-        for (int l = 0; l < LANES; l++) ends[l] += began[l] ? 1.f : 0.f;
-        s = select(began, reset_state, n);
+        began = terminated(d, n) | ~is_finite(cost);
+        ends += began ? all(1.f) : V{};
+        s = any(began) ? select(began, reset_state, n) : n;
     }
     void backward(StudentGradients& g) {
         State ds{};
         SensorsBackward late;
         Step m;
+        I ended = began;
         V dprevious[4], dreport[STUDENT_OBS], dobs[STUDENT_OBS];
         for (int k = t.steps - 1; k >= 0; k--) {
             const Kept row = Kept::at(tape, k, t.hidden);
             const State before = get<State>(row.state);
-            const I started = get<I>(row.began), ended = get<I>(row.ended);
+            const I started = get<I>(row.began);
             State n = step_forward(d, before, row.action, acceleration_of(d, row.force), m);
-            ds = select(ended, State{}, ds);
+            if (any(ended)) ds = select(ended, State{}, ds);
             cost_backward(d, t.cost, n, before.action, ds, dprevious);
             V daction[4];
             for (int i = 0; i < 4; i++) {
@@ -253,12 +260,13 @@ struct Flight {  // a block
             ds = step_backward(d, row.action, m, ds, daction);
             for (int i = 0; i < 4; i++) ds.action[i] = dprevious[i];
             g.flight_ended(ended);
-            g.backward(student, row.gru, row.before, row.obs, daction);
+            g.backward(student, row.gru, hidden_before(k, started), row.obs, daction);
             g.flight_began(started);
             dense_backward(student.in_w, STUDENT_OBS, t.hidden, g.dy, dreport);
             late.step(sensors.delay, started, dreport, dobs);
             for (int i = SENSED; i < STUDENT_OBS; i++) dobs[i] = dreport[i];
             observe_backward(d, before, dobs, STUDENT_OBS, ds);
+            ended = started;
         }
     }
 };
@@ -290,8 +298,7 @@ void segment_of(const DirectTraining& t, int block) {
     I begins;
     const State again = begin_segment(t, pool, d, begins, random);
     Flight f{t, d, student_at(t.parameters, H), scratch.take(tape),
-             {{}, pool.disturbance.delay, pool.disturbance.sigma, t.noise}, pool.state, again, {}, begins, {}, {}};
-    std::memcpy(f.hidden, pool.hidden, H * sizeof(V));
+             {{}, pool.disturbance.delay, pool.disturbance.sigma, t.noise}, pool.state, again, pool.hidden, begins, {}, {}};
     std::memcpy(f.sensors.past, pool.past, sizeof pool.past);
     float* gradient = t.gradients + block * P;
     StudentGradients g(H, gradient, scratch);
