@@ -257,12 +257,14 @@ struct Flight {  // a block
                 V x = t.cost.excess * 2.f * relu(abs(row.action[i]) - 1.f);
                 daction[i] = ds.action[i] + (row.action[i] < 0 ? -x : x);
             }
-            ds = step_backward(d, row.action, m, ds, daction);
+            ds = step_backward(d, before, row.action, m, ds, daction);
             for (int i = 0; i < 4; i++) ds.action[i] = dprevious[i];
             g.flight_ended(ended);
             g.backward(student, row.gru, hidden_before(k, started), row.obs, daction);
             g.flight_began(started);
-            dense_backward(student.in_w, STUDENT_OBS, t.hidden, g.dy, dreport);
+            for (int i = 0; i < STUDENT_OBS; i++) dreport[i] = V{};
+            for (int i = 0; i < STUDENT_OBS; i += 11)
+                dense_backward_tile<11>(student.in_w + i * t.hidden, t.hidden, t.hidden, g.dy, dreport + i);
             late.step(sensors.delay, started, dreport, dobs);
             for (int i = SENSED; i < STUDENT_OBS; i++) dobs[i] = dreport[i];
             observe_backward(d, before, dobs, STUDENT_OBS, ds);

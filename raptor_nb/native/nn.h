@@ -47,6 +47,7 @@ inline void dense_backward(const float* w, int inputs, int outputs, const V* dou
     for (int k = 0; k < inputs; k++) dinp[k] = V{};
     int k = 0;
     for (; k + 8 <= inputs; k += 8) dense_backward_tile<8>(w + k * outputs, outputs, outputs, dout, dinp + k);
+    for (; k + 2 <= inputs; k += 2) dense_backward_tile<2>(w + k * outputs, outputs, outputs, dout, dinp + k);
     for (; k < inputs; k++) dense_backward_tile<1>(w + k * outputs, outputs, outputs, dout, dinp + k);
 }
 

@@ -230,7 +230,7 @@ struct Flight {  // sixteen of one drone
                 V x = t.cost.excess * 2.f * relu(abs(row.action[i]) - 1.f);
                 daction[i] = ds.action[i] + (row.action[i] < 0 ? -x : x);
             }
-            ds = step_backward(d, row.action, m, ds, daction);
+            ds = step_backward(d, before, row.action, m, ds, daction);
             for (int i = 0; i < 4; i++) ds.action[i] = dprevious[i];
             g.flight_ended(ended);
             g.backward(student, row.gru, row.before, row.obs, daction);
