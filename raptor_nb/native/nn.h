@@ -30,7 +30,8 @@ inline void dense_forward(const float* w, const float* bias, int inputs, int out
 }
 
 // dinp (B) += dout (count) w^T for B rows of w, which are `outputs` apart
-template <int B> inline void dense_backward_tile(const float* w, int outputs, int count, const V* dout, V* dinp) {
+template <int B>
+[[gnu::always_inline]] inline void dense_backward_tile(const float* w, int outputs, int count, const V* dout, V* dinp) {
     V sums[B];
     unrolled<B>([&](int k) { sums[k] = dinp[k]; });
     for (int j = 0; j < count; j++) {
@@ -39,7 +40,7 @@ template <int B> inline void dense_backward_tile(const float* w, int outputs, in
     }
     unrolled<B>([&](int k) { dinp[k] = sums[k]; });
 }
-inline void dense_backward_add(const float* w, int outputs, int count, const V* dout, V* dinp) {  // 16 rows
+[[gnu::always_inline]] inline void dense_backward_add(const float* w, int outputs, int count, const V* dout, V* dinp) {  // 16 rows
     dense_backward_tile<LANES>(w, outputs, count, dout, dinp);
 }
 // dinp (inputs) = dout (outputs) w^T
@@ -197,7 +198,7 @@ inline GruStep gru_step_at(V* base, int H) {
     return {base, base + H, base + 2 * H, base + 3 * H, base + 4 * H, base + 5 * H};
 }
 // out (16) = bias_y + y wi + bias_h + h wh for 16 columns of the gates
-inline void gates_tile(const Student& s, int column, const V* y, const V* h, V* out) {
+[[gnu::always_inline]] inline void gates_tile(const Student& s, int column, const V* y, const V* h, V* out) {
     const int H = s.hidden, G = 3 * H;
     V sums[LANES];
     unrolled<LANES>([&](int j) { sums[j] = all(s.bi[column + j] + s.bh[column + j]); });
