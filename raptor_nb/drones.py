@@ -767,9 +767,12 @@ def sample_parameters(distribution, # name or Distribution
                       id,           # 0, 1, 2 ...
                       seed=0,
                      ):             # dict of the sampled numbers, float64
-    "What is random about drone `id`"
+    "What is random about drone `id`. Raises DroneError"
     for word, n in (('id', id), ('seed', seed)): _check_natural(word, n)
     d = find_distribution(distribution)
+    if d.thrust_to_weight[0] <= 1:
+        raise DroneError("such drones cannot hover: the range of thrust_to_weight "
+                         f"begins at {d.thrust_to_weight[0]:g}; it must be above 1")
     seeds = np.random.SeedSequence((int(seed), int(id), d.stream))
     rng = np.random.default_rng(seeds)
     u = lambda range: float(rng.uniform(*range))

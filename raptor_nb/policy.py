@@ -393,6 +393,7 @@ def largest_difference(self:RaptorPolicy,
 def to_hdf5(self:RaptorPolicy,
             path,
             example=None,                # (T, B, 22) observations; random by default
+            output=None,                 # (T, B, 4) their actions; else of `replay`
             checkpoint_name='raptor_nb', # said in the file
             meta=META,                   # JSON: environment, layout of the observation
            ):                            # path
@@ -400,7 +401,8 @@ def to_hdf5(self:RaptorPolicy,
     if example is None:
         example = np.random.default_rng(0).normal(size=(500, 2, self.obs_dim))
     example = np.asarray(example, dtype=np.float32)
-    weights, output = _on_cpu(self), self.replay(example)
+    if output is None: output = self.replay(example)
+    weights = _on_cpu(self)
     with atomic(path) as temporary, h5py.File(temporary, 'w') as f:
         actor = f.create_group('actor')
         actor.attrs.update({'type': 'sequential', 'checkpoint_name': checkpoint_name,

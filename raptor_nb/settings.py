@@ -142,6 +142,8 @@ _ACCEPTANCE = dict(
     beat_published='better_than_published')
 _GONE = ('environment.name', 'environment.dt', 'observation', 'action',
          'network.activation', 'evaluation.first_id', 'pipeline.profile')
+_GONE += tuple(f'{home}.{name}' for home in ('direct', 'distillation.fine_tuning')
+               for name in ('drones', 'num_envs', 'final_learning_rate'))
 _engine = lambda name: 'torch' if name == 'plain' else name
 _method = lambda name: {'online': 'dagger', 'epochs': 'published'}.get(name, name)
 

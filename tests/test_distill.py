@@ -5,6 +5,7 @@ import torch
 from raptor_nb import distill
 from raptor_nb.settings import load_config
 from raptor_nb.drones import sample_fleet
+from raptor_nb.learn import student
 from raptor_nb.policy import RaptorPolicy, Teachers
 
 TINY = {
@@ -31,8 +32,8 @@ def test_every_seed_gives_a_student_that_is_kept(teachers, tmp_path):
     settings = load_config("default", **TINY)
     students = distill.train_students(settings, teachers, DRONES, tmp_path)
     assert list(students) == [42, 43] and not same(*students.values())
-    for seed, student in students.items():
-        assert same(student, RaptorPolicy.load(tmp_path / f"students/seed-{seed}.safetensors"))
+    for seed, made in students.items():
+        assert same(made, RaptorPolicy.load(tmp_path / f"students/seed-{seed}.safetensors"))
     log = distill.Metrics(tmp_path / "logs/distill/seed-43").frame()
     assert log["step"].tolist() == [1, 2, 3, 4], "fine-tuning continues the count"
     assert "cost" in log and "loss" in log
@@ -55,10 +56,10 @@ def test_both_fleets_choose(monkeypatch):
     def score(student, params, settings, seed):
         asked.append(params.size)
         return {"return": student.worth, "survival": 1., "steady_error": 0.}
-    monkeypatch.setattr(distill, "score", score)
+    monkeypatch.setattr(student, "score", score)
     students = {seed: RaptorPolicy() for seed in (1, 2)}
     students[1].worth, students[2].worth = 500., 600.
-    table = distill.score_students(students, settings)
+    table = student.score_students(students, settings)
     assert asked == [2] * 4 and table["selection_score"].to_dict() == {1: 500., 2: 600.}
 
 

@@ -151,7 +151,8 @@ def test_imports_are_in_cells_of_their_own(notebook):
         assert len(kinds) < 2, text
 
 
-TAGGED = ["03_pretrain", "04_distill", "05_export", "06_evaluate", "08_understand", "10_proof"]
+TAGGED = ["03_direct", "03_pretrain", "04_distill", "05_export", "06_evaluate", "08_understand",
+          "10_proof"]
 
 
 @pytest.mark.parametrize("stage", TAGGED)

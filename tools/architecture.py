@@ -28,7 +28,7 @@ LAYERS = [
 ]
 # rooms whose modules stand in no folder
 TOGETHER = {
-    "stages": {"pretrain", "distill", "export", "evaluate"},
+    "stages": {"direct", "pretrain", "distill", "export", "evaluate"},
     "studies": {"understand", "proof"},
     "drones": {"your_drone"},
 }

@@ -1,7 +1,8 @@
 """The page on which drones fly, one file: web/fly.html
 
 It is web/page.html with its program and the policies and drones of this package.
-`make bundle` makes the program web/fly.js from web/src (npm) and then the page,
+`make bundle` makes the programs web/fly.js and web/train.js from web/src (npm), web/train.wasm
+from raptor_nb/native (clang), and then the page,
 `make page` the page with new probes,
 `make fly` opens it.
 """
@@ -16,17 +17,23 @@ from pathlib import Path
 
 import numpy as np
 
+import kernels
 from raptor_nb.core.records import atomic
 from raptor_nb.drones import DISTRIBUTIONS, real_drones, sample_fleet, with_conditions
 from raptor_nb.policy import RaptorPolicy
+from raptor_nb.learn.direct import student_cost
+from raptor_nb.settings import load_config
 from raptor_nb.evaluation.probing import r_squared, record_hidden_states, ridge
 
 WEB = Path(__file__).resolve().parents[1] / "web"
 TEMPLATE, PROGRAM, PAGE = WEB / "page.html", WEB / "fly.js", WEB / "fly.html"
+WORKER = WEB / "train.js"   # what trains beside the page, with kernels.KERNELS
 LABELS = {"student": "ours", "published": "published"}
 SEED = 2026    # of the drones on the page, on which nobody trained
 SAMPLED = 64   # drones on the page
 PROBED = 384   # further drones, from which the probe learns
+UPDATES = 700   # of the page's training
+OPTIMISER = dict(rate=1e-2, beta1=.95, beta2=.95, beta_covariance=.95, interval=10)
 LAST_DIGITS = 1e-6   # relative difference of numbers that another processor may give
 
 
@@ -61,25 +68,45 @@ def policies():
     return {"student": RaptorPolicy.pretrained(), "published": RaptorPolicy.published()}
 
 
+def training():
+    "What the page trains by: the settings of `direct`"
+    settings = load_config()
+    how, flown, d = settings.direct, settings.flight_randomization, settings.distillation
+    draws = dict(noise=flown.max_observation_noise, delay_share=flown.delay_share,
+                 force=flown.max_force_std, gust=flown.max_gust_std,
+                 jumps=flown.velocity_jumps * how.horizon / d.sequence_length,
+                 tilt_share=flown.tilt_share, tilt=flown.max_tilt,
+                 resets=how.reset_probability, new_drones=1.)
+    optimiser = OPTIMISER | dict(
+        final_rate=how.final_learning_rate, max_grad_norm=how.max_grad_norm,
+        max_block_norm=how.max_block_norm)
+    return dict(updates=UPDATES, steps=how.horizon, blocks=how.drones, optimiser=optimiser,
+                max_velocity=how.max_velocity, hard_drone_share=how.hard_drone_share,
+                draws=draws, cost=student_cost(settings, how)._asdict())
+
+
 def page_data(probe=None):
     "Both policies with their probes, the real drones, sampled ones, and what was trained on"
     fleet = sample_fleet(SAMPLED + PROBED, seed=SEED)
     weights = lambda policy: {k: v.numpy().tolist() for k, v in policy.state_dict().items()}
     about = lambda name, policy: dict(label=LABELS[name], weights=weights(policy),
                                       probe=(probe or fit_probe)(policy, fleet[SAMPLED:]))
-    ranges = {k: v for k, v in vars(DISTRIBUTIONS["published"]).items() if isinstance(v, tuple)}
+    numbers = (tuple, float)
+    ranges = {k: v for k, v in vars(DISTRIBUTIONS["published"]).items() if isinstance(v, numbers)}
     return rounded(dict(
         policies={name: about(name, policy) for name, policy in policies().items()},
         drones={name: dict(dynamics=d.to_dict()["dynamics"]) for name, d in real_drones().items()},
         template="crazyflie",
         sampled=[dict(name=d.name, dynamics=d.to_dict()["dynamics"]) for d in fleet[:SAMPLED]],
-        trained_on=ranges))
+        trained_on=ranges, training=training(), files=kernels.templates()))
 
 
 def page(data, program):
     "One HTML file"
     data = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
     text = TEMPLATE.read_text(encoding="utf-8").replace("/*data*/", data)
+    text = text.replace("/*kernels*/", kernels.encoded(kernels.KERNELS.read_bytes()))
+    text = text.replace("/*worker*/", WORKER.read_text(encoding="utf-8"))
     return text.replace("/*program*/", program)
 
 
@@ -91,7 +118,8 @@ def data_of(text):
 
 def program():
     "Raises SystemExit where the program is not there"
-    if PROGRAM.is_file(): return PROGRAM.read_text(encoding="utf-8")
+    kernels.about()
+    if PROGRAM.is_file() and WORKER.is_file(): return PROGRAM.read_text(encoding="utf-8")
     raise SystemExit(f"{PROGRAM.relative_to(WEB.parent)} is missing: "
                      "`make bundle` makes it where npm is at hand")
 
@@ -142,8 +170,8 @@ def sources_hash():
     return hashlib.sha256(b"\0".join(parts)).hexdigest()
 
 
-def bundle(out=PROGRAM):
-    "web/src -> web/fly.js, with the licence of three.js and the hash of the sources in front"
+def bundle(out=PROGRAM, worker=WORKER):
+    "web/src -> web/fly.js and web/train.js, with the licence of three.js and the hash of the sources in front"
     if not shutil.which("npm"):
         raise SystemExit("the program of the page is bundled by npm, which is not here: "
                          "install Node.js 20 or later")
@@ -153,12 +181,17 @@ def bundle(out=PROGRAM):
         last = (done.stderr.strip().splitlines() or ["it did not say why"])[-1]
         if done.returncode: raise SystemExit(f"npm could not install three and esbuild: {last}")
     licence = (WEB / "node_modules/three/LICENSE").read_text().strip()
+    head = f"/* made by `make bundle`; sources sha256 {sources_hash()}\n"
+    esbuild("build", out, f"{head}\nContains three.js:\n{licence}\n*/\n")
+    esbuild("worker", worker, f"{head}*/\n")
+
+
+def esbuild(script, out, head):
+    "Bundle by a script of web/package.json. Raises SystemExit"
     raw = Path(out).with_suffix(".tmp.js")
-    build = ["npm", "run", "-s", "build", "--", f"--outfile={raw}"]
+    build = ["npm", "run", "-s", script, "--", f"--outfile={raw}"]
     done = subprocess.run(build, cwd=WEB, capture_output=True, text=True)
     if done.returncode: raise SystemExit(f"esbuild did not bundle the page:\n{done.stderr}")
-    head = (f"/* made by `make bundle`; sources sha256 {sources_hash()}\n\n"
-            f"Contains three.js:\n{licence}\n*/\n")
     Path(out).write_text(head + raw.read_text(encoding="utf-8"), encoding="utf-8")
     raw.unlink()
 
@@ -169,7 +202,9 @@ def main():
     parser.add_argument("--bundle", action="store_true", help="first make web/fly.js from web/src")
     given = parser.parse_args()
     os.chdir(WEB.parent)
-    if given.bundle: bundle()
+    if given.bundle:
+        bundle()
+        if kernels.stale(): kernels.build()
     write_page(PAGE, refit=not given.bundle)
     print(f"the page is {PAGE.relative_to(WEB.parent)}: open it in a browser")
 

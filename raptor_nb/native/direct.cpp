@@ -4,8 +4,11 @@
 #include "nn.h"
 #include "physics.h"
 #include "random.h"
+#include "soap.h"
 
 extern "C" {
+
+int32_t lanes() { return LANES; }
 
 struct FlightDraws {  // what happens to flights, and how they begin
     float noise;             // m, the largest
@@ -31,6 +34,15 @@ struct DirectTraining {
     float *gradients, *costs, *ends, *norms;  // (blocks, P) clipped means; (blocks) means a step, of a step, norms
 };
 
+struct DirectStep {  // an update of the parameters
+    int32_t blocks, hidden, update, learn_h0;  // update: 1, 2, ...; whether the initial hidden state is learned
+    SoapSettings how;
+    float max_grad_norm;
+    const float* gradients;         // (blocks, P)
+    float *parameters, *optimiser;  // (P); (optimiser_size): zeros before the first update
+};
+
+int32_t size_of_DirectStep() { return sizeof(DirectStep); }
 int32_t size_of_DirectTraining() { return sizeof(DirectTraining); }
 int32_t student_parameters(int32_t hidden) { return Student::count(hidden); }
 
@@ -261,9 +273,7 @@ struct Flight {  // a block
             g.flight_ended(ended);
             g.backward(student, row.gru, hidden_before(k, started), row.obs, daction);
             g.flight_began(started);
-            for (int i = 0; i < STUDENT_OBS; i++) dreport[i] = V{};
-            for (int i = 0; i < STUDENT_OBS; i += 11)
-                dense_backward_tile<11>(student.in_w + i * t.hidden, t.hidden, t.hidden, g.dy, dreport + i);
+            g.dobs(student, dreport);
             late.step(sensors.delay, started, dreport, dobs);
             for (int i = SENSED; i < STUDENT_OBS; i++) dobs[i] = dreport[i];
             observe_backward(d, before, dobs, STUDENT_OBS, ds);
@@ -321,10 +331,62 @@ void segment_of(const DirectTraining& t, int block) {
     std::memcpy(place, &pool, size * sizeof(V));
 }
 
+// ---------------------------------------------------------------- an update of the parameters
+struct Layer { size_t weight, bias; int inputs, outputs; };  // where in the parameters, and of what shape
+struct Layers {
+    Layer of[4];
+    size_t h0;
+    explicit Layers(int H) {
+        const int G = 3 * H, inputs[] = {STUDENT_OBS, H, H, H}, outputs[] = {H, G, G, 4};
+        size_t at = 0;
+        for (int i = 0; i < 4; i++) {
+            of[i] = {at, at + (size_t)inputs[i] * outputs[i], inputs[i], outputs[i]};
+            at = of[i].bias + outputs[i];
+        }
+        h0 = at;
+    }
+};
+size_t optimiser_size_of(int H) {
+    size_t n = 2 * (size_t)H;
+    for (const Layer& l : Layers(H).of) n += SoapMatrix::size(l.inputs + 1, l.outputs);
+    return n;
+}
+// mean of the blocks' gradients, its norm at most `max_grad_norm`
+std::vector<float> mean_gradient(const DirectStep& t, size_t P) {
+    std::vector<float> mean(P, 0.f);
+    for (int b = 0; b < t.blocks; b++)
+        for (size_t i = 0; i < P; i++) mean[i] += t.gradients[b * P + i];
+    clip(mean.data(), P, (float)t.blocks, t.max_grad_norm);
+    return mean;
+}
+void step_of(const DirectStep& t) {
+    const int H = t.hidden;
+    const std::vector<float> gradient = mean_gradient(t, Student::count(H));
+    const Layers layers(H);
+    std::vector<float> step((size_t)(std::max(H, STUDENT_OBS) + 1) * 3 * H);
+    float *memory = t.optimiser, *p = t.parameters;
+    for (const Layer& l : layers.of) {  // weight and bias lie one after the other: a matrix with one more row
+        SoapMatrix::at(memory, l.inputs + 1, l.outputs).step(t.how, gradient.data() + l.weight, t.update, step.data());
+        for (int i = 0; i < (l.inputs + 1) * l.outputs; i++) p[l.weight + i] -= step[i];
+    }
+    if (!t.learn_h0) return;
+    float *mean = memory, *squares = memory + H;
+    for (int i = 0; i < H; i++) {
+        const float g = gradient[layers.h0 + i];
+        mean[i] = t.how.beta1 * mean[i] + (1.f - t.how.beta1) * g;
+        squares[i] = t.how.beta2 * squares[i] + (1.f - t.how.beta2) * g * g;
+        step[i] = mean[i];
+    }
+    SoapMatrix::adam(t.how, step.data(), squares, H, t.update);
+    for (int i = 0; i < H; i++) p[layers.h0 + i] -= step[i];
+}
+
 }  // namespace
 
 extern "C" {
 
+int32_t optimiser_size(int32_t hidden) { return (int32_t)optimiser_size_of(hidden); }
+void direct_step(const DirectStep* t) { step_of(*t); }
 int32_t pool_size(int32_t hidden) { return POOL + hidden; }
 void direct_segment(const DirectTraining* t, int32_t first, int32_t last) {  // blocks first ... last - 1
     for (int block = first; block < last; block++) segment_of(*t, block);

@@ -7,6 +7,14 @@
 namespace {
 
 // ---------------------------------------------------------------- dense layer
+// How many sums stay in registers: outputs and inputs of a tile, rows and registers of a tile of a weight's gradient,
+// the same of several steps at once, and rows of the student's first layer. They divide 16 and 22.
+// WebAssembly's registers hold four numbers, and a browser has sixteen of them, so that a V takes four.
+#ifdef __wasm__
+constexpr int OUT_TILE = 2, IN_TILE = 2, ROW_TILE = 2, COLUMN_TILE = 1, STEPS_ROWS = 2, STEPS_COLUMNS = 1, OBS_ROWS = 2;
+#else
+constexpr int OUT_TILE = 16, IN_TILE = 16, ROW_TILE = 4, COLUMN_TILE = 4, STEPS_ROWS = 8, STEPS_COLUMNS = 3, OBS_ROWS = 11;
+#endif
 // sums (B) += inp (inputs) w; rows of w are `outputs` apart
 template <int B> inline void dense_add(const float* w, int inputs, int outputs, const V* inp, V* sums) {
     for (int k = 0; k < inputs; k++) {
@@ -25,8 +33,12 @@ inline void dense_tile(const float* w, const float* bias, int inputs, int output
 // out (outputs) = bias + inp (inputs) w; outputs is a multiple of 4
 inline void dense_forward(const float* w, const float* bias, int inputs, int outputs, const V* inp, V* out) {
     int j = 0;
-    for (; j + 16 <= outputs; j += 16) dense_tile<16>(w + j, bias ? bias + j : nullptr, inputs, outputs, inp, out + j);
-    for (; j + 4 <= outputs; j += 4) dense_tile<4>(w + j, bias ? bias + j : nullptr, inputs, outputs, inp, out + j);
+    const auto tiles = [&](auto size) {
+        constexpr int B = size;
+        for (; j + B <= outputs; j += B) dense_tile<B>(w + j, bias ? bias + j : nullptr, inputs, outputs, inp, out + j);
+    };
+    tiles(std::integral_constant<int, OUT_TILE>{});
+    if (OUT_TILE > 4) tiles(std::integral_constant<int, 4>{});
 }
 
 // dinp (B) += dout (count) w^T for B rows of w, which are `outputs` apart
@@ -40,14 +52,11 @@ template <int B>
     }
     unrolled<B>([&](int k) { dinp[k] = sums[k]; });
 }
-[[gnu::always_inline]] inline void dense_backward_add(const float* w, int outputs, int count, const V* dout, V* dinp) {  // 16 rows
-    dense_backward_tile<LANES>(w, outputs, count, dout, dinp);
-}
 // dinp (inputs) = dout (outputs) w^T
 inline void dense_backward(const float* w, int inputs, int outputs, const V* dout, V* dinp) {
     for (int k = 0; k < inputs; k++) dinp[k] = V{};
     int k = 0;
-    for (; k + 8 <= inputs; k += 8) dense_backward_tile<8>(w + k * outputs, outputs, outputs, dout, dinp + k);
+    for (; k + IN_TILE <= inputs; k += IN_TILE) dense_backward_tile<IN_TILE>(w + k * outputs, outputs, outputs, dout, dinp + k);
     for (; k + 2 <= inputs; k += 2) dense_backward_tile<2>(w + k * outputs, outputs, outputs, dout, dinp + k);
     for (; k < inputs; k++) dense_backward_tile<1>(w + k * outputs, outputs, outputs, dout, dinp + k);
 }
@@ -68,15 +77,16 @@ template <int B, int C> inline void dense_dweight_tile(const V* inp, const V* do
 template <int C>
 inline void dense_dweight_columns(const V* inp, const V* doutT, int inputs, int outputs, float* dweight) {
     int k = 0;
-    for (; k + 4 <= inputs; k += 4) dense_dweight_tile<4, C>(inp + k, doutT, dweight + k * outputs, outputs);
+    for (; k + ROW_TILE <= inputs; k += ROW_TILE)
+        dense_dweight_tile<ROW_TILE, C>(inp + k, doutT, dweight + k * outputs, outputs);
     for (; k < inputs; k++) dense_dweight_tile<1, C>(inp + k, doutT, dweight + k * outputs, outputs);
 }
 // dweight (inputs, outputs) += inp^T dout, summed over the flights; outputs is a multiple of 16
 inline void dense_dweight(const V* inp, const V* doutT, int inputs, int outputs, float* dweight) {
     int c = 0;
-    for (; c + 4 * LANES <= outputs; c += 4 * LANES)
+    for (; COLUMN_TILE >= 4 && c + 4 * LANES <= outputs; c += 4 * LANES)
         dense_dweight_columns<4>(inp, doutT + c, inputs, outputs, dweight + c);
-    for (; c + 2 * LANES <= outputs; c += 2 * LANES)
+    for (; COLUMN_TILE >= 2 && c + 2 * LANES <= outputs; c += 2 * LANES)
         dense_dweight_columns<2>(inp, doutT + c, inputs, outputs, dweight + c);
     for (; c + LANES <= outputs; c += LANES)
         dense_dweight_columns<1>(inp, doutT + c, inputs, outputs, dweight + c);
@@ -197,25 +207,25 @@ constexpr int GRU_STEP = 6;
 inline GruStep gru_step_at(V* base, int H) {
     return {base, base + H, base + 2 * H, base + 3 * H, base + 4 * H, base + 5 * H};
 }
-// out (16) = bias_y + y wi + bias_h + h wh for 16 columns of the gates
+// out (OUT_TILE) = bias_y + y wi + bias_h + h wh for so many columns of the gates
 [[gnu::always_inline]] inline void gates_tile(const Student& s, int column, const V* y, const V* h, V* out) {
     const int H = s.hidden, G = 3 * H;
-    V sums[LANES];
-    unrolled<LANES>([&](int j) { sums[j] = all(s.bi[column + j] + s.bh[column + j]); });
-    dense_add<LANES>(s.wi + column, H, G, y, sums);
-    dense_add<LANES>(s.wh + column, H, G, h, sums);
-    unrolled<LANES>([&](int j) { out[j] = sums[j]; });
+    V sums[OUT_TILE];
+    unrolled<OUT_TILE>([&](int j) { sums[j] = all(s.bi[column + j] + s.bh[column + j]); });
+    dense_add<OUT_TILE>(s.wi + column, H, G, y, sums);
+    dense_add<OUT_TILE>(s.wh + column, H, G, h, sums);
+    unrolled<OUT_TILE>([&](int j) { out[j] = sums[j]; });
 }
 // h' = n + z (h - n), n = tanh(i_n + r h_n): torch's convention
 inline void student_forward(const Student& s, const V* obs, const V* before, const GruStep& m, V* action) {
     const int H = s.hidden, G = 3 * H;
     dense_forward(s.in_w, s.in_b, STUDENT_OBS, H, obs, m.y);
     for (int i = 0; i < H; i++) m.y[i] = relu(m.y[i]);
-    for (int j = 0; j < H; j += LANES) {
+    for (int j = 0; j < H; j += OUT_TILE) {
         gates_tile(s, j, m.y, before, m.r + j);
         gates_tile(s, H + j, m.y, before, m.z + j);
-        dense_tile<LANES>(s.wi + 2 * H + j, s.bi + 2 * H + j, H, G, m.y, m.n + j);
-        dense_tile<LANES>(s.wh + 2 * H + j, s.bh + 2 * H + j, H, G, before, m.hn + j);
+        dense_tile<OUT_TILE>(s.wi + 2 * H + j, s.bi + 2 * H + j, H, G, m.y, m.n + j);
+        dense_tile<OUT_TILE>(s.wh + 2 * H + j, s.bh + 2 * H + j, H, G, before, m.hn + j);
     }
     for (int i = 0; i < H; i++) {
         m.r[i] = sigmoid(m.r[i]);
@@ -269,12 +279,12 @@ struct StudentGradients {
     void backward(const Student& s, const GruStep& m, const V* before, const V* obs, const V* daction) {
         dense_backward(s.out_w, H, 4, daction, dbefore);
         for (int i = 0; i < H; i++) gates_backward(m, before, i);
-        for (int i = 0; i < H; i += LANES) {
+        for (int i = 0; i < H; i += IN_TILE) {
             V *const dh = dhidden + i, *const d = dy + i;
-            dense_backward_add(s.wh + i * G, G, 2 * H, dr, dh);
-            dense_backward_add(s.wh + i * G + 2 * H, G, H, dhn, dh);
-            unrolled<LANES>([&](int k) { d[k] = V{}; });
-            dense_backward_add(s.wi + i * G, G, G, dr, d);
+            dense_backward_tile<IN_TILE>(s.wh + i * G, G, 2 * H, dr, dh);
+            dense_backward_tile<IN_TILE>(s.wh + i * G + 2 * H, G, H, dhn, dh);
+            unrolled<IN_TILE>([&](int k) { d[k] = V{}; });
+            dense_backward_tile<IN_TILE>(s.wi + i * G, G, G, dr, d);
         }
         for (int i = 0; i < H; i++) dy[i] = m.y[i] > 0 ? dy[i] : V{};
         this->obs[waiting] = obs;
@@ -286,6 +296,10 @@ struct StudentGradients {
         transpose_all(dr, 4 * H, to);
         transpose_all(dy, H, to + 4 * H);
         if (++waiting == TOGETHER) gather();
+    }
+    void dobs(const Student& s, V* out) const {  // (22), of the step whose `dy` is here
+        for (int i = 0; i < STUDENT_OBS; i++) out[i] = V{};
+        for (int i = 0; i < STUDENT_OBS; i += OBS_ROWS) dense_backward_tile<OBS_ROWS>(s.in_w + i * H, H, H, dy, out + i);
     }
     void gates_backward(const GruStep& m, const V* before, int i) {
         const V d = dhidden[i] + dbefore[i], r = m.r[i], z = m.z[i], n = m.n[i];
@@ -300,12 +314,14 @@ struct StudentGradients {
         const size_t apart = (size_t)5 * H;
         for (int j = 0; j < H; j += LANES) {
             const int columns[3] = {j, H + j, 2 * H + j}, of_h[3] = {j, H + j, 3 * H + j}, of_y[1] = {4 * H + j};
-            for (int k = 0; k < H; k += 8) {
-                dense_dweight_steps<8, 3>(waiting, y, k, transposed, apart, columns, wi, columns, G);
-                dense_dweight_steps<8, 3>(waiting, before, k, transposed, apart, of_h, wh, columns, G);
-            }
-            for (int k = 0; k < STUDENT_OBS; k += 11)
-                dense_dweight_steps<11, 1>(waiting, obs, k, transposed, apart, of_y, in_w, columns, H);
+            for (int k = 0; k < H; k += STEPS_ROWS)
+                for (int c = 0; c < 3; c += STEPS_COLUMNS) {
+                    const auto gates = dense_dweight_steps<STEPS_ROWS, STEPS_COLUMNS>;
+                    gates(waiting, y, k, transposed, apart, columns + c, wi, columns + c, G);
+                    gates(waiting, before, k, transposed, apart, of_h + c, wh, columns + c, G);
+                }
+            for (int k = 0; k < STUDENT_OBS; k += OBS_ROWS)
+                dense_dweight_steps<OBS_ROWS, 1>(waiting, obs, k, transposed, apart, of_y, in_w, columns, H);
             dense_dbias_steps(waiting, transposed + of_y[0], apart, in_b + j);
             for (int i = 0; i < 3; i++) dense_dbias_steps(waiting, transposed + columns[i], apart, bi + columns[i]);
             dense_dbias_steps(waiting, transposed + of_h[2], apart, bh + columns[2]);

@@ -47,9 +47,9 @@ struct Random {
         U e;
         std::memcpy(&e, &u, sizeof e);
         U mantissa = (e & 0x007fffffu) | 0x3f800000u;
-        V m, power;
+        V m;
         std::memcpy(&m, &mantissa, sizeof m);
-        for (int l = 0; l < LANES; l++) power[l] = (float)((int)(e[l] >> 23) - 127);
+        const V power = __builtin_convertvector((I)(e >> 23) - 127, V);
         V f = (m - 1.f) / (m + 1.f);
         V f2 = f * f;
         return .69314718f * power + 2.f * f * (1.f + f2 * (1.f / 3 + f2 * (.2f + f2 * (1.f / 7 + f2 * (1.f / 9)))));

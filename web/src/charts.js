@@ -1,4 +1,4 @@
-// Two small plots on canvases: how far from the target, and what the memory believes
+// Small plots on canvases: how far from the target, what the memory believes, and how a training goes
 const PAD = { left: 42, right: 8, top: 8, bottom: 22 };
 
 function begin(canvas, style) {
@@ -74,4 +74,29 @@ export function drawBelief(canvas, flights, style) {
     pen.fillStyle = colourOf(f, style);
     pen.beginPath(); pen.arc(x(Math.min(f.about.thrustToWeight, 6)), y(f.believed), 4, 0, 7); pen.fill();
   }
+}
+
+// Return over the seconds of a training; `bars`: what others reach, dashed
+export function drawReturn(canvas, points, bars, style) {
+  const { pen, box } = begin(canvas, style), end = nice(Math.max(10, ...points.map((p) => p.seconds))), y = within(box, -150, 700);
+  const x = (s) => box.x + box.w * s / end;
+  axes(pen, box, style, { x, y, xTicks: [0, end / 4, end / 2, 3 * end / 4].map((t) => +t.toPrecision(3)), yTicks: [0, 200, 400, 600], xLabel: `${end} s` });
+  pen.setLineDash([5, 4]);
+  for (const [name, value] of Object.entries(bars)) {
+    pen.strokeStyle = style[name];
+    pen.beginPath(); pen.moveTo(box.x, y(value)); pen.lineTo(box.x + box.w, y(value)); pen.stroke();
+  }
+  pen.setLineDash([]);
+  pen.strokeStyle = style.trained;
+  pen.lineWidth = 1.8;
+  pen.beginPath();
+  points.forEach((p, i) => (i ? pen.lineTo(x(p.seconds), y(p.return)) : pen.moveTo(x(p.seconds), y(p.return))));
+  pen.stroke();
+  const last = points[points.length - 1];
+  if (last) { pen.fillStyle = style.trained; pen.beginPath(); pen.arc(x(last.seconds), y(last.return), 3, 0, 7); pen.fill(); }
+}
+
+function nice(x) { // the next 1, 2, 4 or 6 of a power of ten
+  const ten = 10 ** Math.floor(Math.log10(x));
+  return [1, 2, 4, 6, 10].map((n) => n * ten).find((n) => n >= x);
 }

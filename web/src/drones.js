@@ -1,7 +1,7 @@
 // Drones from drone files, and the same with other mass, thrust, size and rotors
 import { length, prepare, thrust } from './physics.js';
 
-const scaled = (x, by) => Array.isArray(x) ? x.map((y) => scaled(y, by)) : x * by;
+export const scaled = (x, by) => Array.isArray(x) ? x.map((y) => scaled(y, by)) : x * by;
 
 export function describe(drone) { // what decides how it flies
   const d = drone.dynamics, weight = d.mass * length(d.gravity);
@@ -11,7 +11,7 @@ export function describe(drone) { // what decides how it flies
 }
 
 // Rotor speed, 0..1 of the range, at which the thrust carries the weight
-function hoverThrottle(d) {
+export function hoverThrottle(d) {
   const [c0, c1, c2] = [0, 1, 2].map((k) => d.rotor_thrust_coefficients.reduce((sum, c, i) => sum + c[k] * d.rotor_thrust_directions[i][2], 0));
   const lack = d.mass * length(d.gravity) - c0;
   const speed = 2 * lack / (c1 + Math.sqrt(Math.max(c1 * c1 + 4 * c2 * lack, 0)));

@@ -4,7 +4,8 @@ import { makePolicy, readProbe } from './policy.js';
 import { describe, like } from './drones.js';
 import { World } from './world.js';
 import { Picture } from './scene.js';
-import { drawBelief, drawDistance } from './charts.js';
+import { drawBelief, drawDistance, drawReturn } from './charts.js';
+import { Panel } from './panel.js';
 
 const $ = (id) => document.getElementById(id);
 const data = JSON.parse($('data').textContent);
@@ -19,6 +20,7 @@ const DEFAULT = { mass: 0.5, thrustToWeight: 2.5, arm: 0.12, lag: 0.05 };
 const CATCH_UP = 0.25; // s of flight at most between two pictures
 
 const world = new World(data);
+let panel = null;
 const registry = Object.fromEntries(Object.entries(data.drones).map(([name, d]) => [name, prepare(d.dynamics)]));
 const app = { choice: 'own', base: registry[data.template], values: { ...DEFAULT }, policies: ['student'], paused: false, speed: 1, eights: 0, frames: 0 };
 
@@ -60,10 +62,16 @@ function change(key, p) { // a slider of the drone moved: in the air, so that th
   draw();
 }
 
-function fly(which) { // 'student', 'published' or 'both'
-  app.policies = which === 'both' ? ['student', 'published'] : [which];
+function fly(which) { // 'student', 'published', 'trained' or 'both'
+  app.policies = which === 'both' ? [world.policies.trained ? 'trained' : 'student', 'published'] : [which];
   for (const b of document.querySelectorAll('[data-policy]')) b.setAttribute('aria-pressed', b.dataset.policy === which);
   put();
+}
+
+function trainee() { // eight drones under the weights of the moment, beginning with random ones
+  document.querySelector('[data-policy="trained"]').hidden = false;
+  if (app.choice !== 'eight') choose('eight');
+  fly('trained');
 }
 
 // ---- what one can do to them --------------------------------------------------------------------------------------
@@ -82,11 +90,11 @@ const recent = (flight, n = 100) => mean(flight.distance.slice(-n));
 
 function style() {
   const css = getComputedStyle(document.documentElement), get = (name) => css.getPropertyValue(name).trim();
-  return { text: get('--text'), line: get('--line'), student: '#1f77b4', published: '#ff7f0e' };
+  return { text: get('--text'), line: get('--line'), student: '#1f77b4', published: '#ff7f0e', trained: '#2ca02c' };
 }
 
 function readout() {
-  for (const name of ['student', 'published']) {
+  for (const name of ['student', 'published', 'trained']) {
     const flights = world.flights.filter((f) => f.policy.name === name), row = $(`row-${name}`);
     row.hidden = !flights.length;
     if (!flights.length) continue;
@@ -100,7 +108,7 @@ function readout() {
   $('truth').textContent = about.thrustToWeight.toFixed(2);
   $('row-truth').hidden = !one;
   $('belief-title').textContent = one ? 'Thrust-to-weight read from the hidden state (dashed: true)' : 'Thrust-to-weight: read from the hidden state, against the true one';
-  $('about').textContent = one ? `${about.mass < 1 ? `${(1000 * about.mass).toPrecision(3)} g` : `${about.mass.toPrecision(3)} kg`}, arm ${(100 * about.arm).toPrecision(3)} cm, torque-to-inertia ${about.torqueToInertia.toPrecision(3)} rad/s²${outside(about)}` : `eight of ${data.sampled.length} drones that no policy was trained on`;
+  $('about').textContent = one ? `${about.mass < 1 ? `${(1000 * about.mass).toPrecision(3)} g` : `${about.mass.toPrecision(3)} kg`}, arm ${(100 * about.arm).toPrecision(3)} cm, torque-to-inertia ${about.torqueToInertia.toPrecision(3)} rad/s²${app.policies[0] === 'trained' ? '' : outside(about)}` : `eight of ${data.sampled.length} drones that no policy was trained on`;
   $('drawn').textContent = picture && picture.bodies[0].scale > 1.01 && one ? `drawn ${picture.bodies[0].scale.toFixed(1)} times its size` : '';
 }
 const gap = (flights) => `± ${mean(flights.filter((f) => Number.isFinite(f.believed)).map((f) => Math.abs(f.believed - f.about.thrustToWeight))).toFixed(2)}`;
@@ -119,7 +127,11 @@ const show = () => { stale = true; }; // a pause draws nothing unless something 
 function plot() {
   readout();
   drawDistance($('distance'), world.flights, look);
-  drawBelief($('belief'), world.flights, look);
+  const trains = world.policies.trained !== undefined && app.policies.includes('trained'), read = world.flights.some((f) => f.policy.probe);
+  $('return-figure').hidden = !trains;
+  $('belief-figure').hidden = !read;
+  if (read) drawBelief($('belief'), world.flights, look);
+  if (trains) { $('return-title').textContent = panel.title; drawReturn($('return'), panel.points, panel.bars.published === undefined ? {} : { published: panel.bars.published }, look); }
 }
 
 function draw() { // at once
@@ -196,6 +208,7 @@ function begin() {
   try { kept = localStorage.getItem('theme'); } catch { /* pages without storage */ }
   theme(kept === 'dark' || (kept !== 'light' && matchMedia('(prefers-color-scheme: dark)').matches));
   listen();
+  panel = new Panel({ data, world, show: trainee });
   addEventListener('resize', show);
   new IntersectionObserver(([entry]) => { seen = entry.isIntersecting; }).observe($('scene')); // scrolled away, it rests
   picture?.controls.addEventListener('change', show);
@@ -211,4 +224,4 @@ begin();
 
 // For the tests, and for whoever wants to play from the console: let simulated time pass without pictures, look at anything
 window.raptor = { app, world, data, choose, fly, eight, aim, observe, step, prepare, like, describe, makePolicy, readProbe, length,
-                  get picture() { return picture; }, advance(seconds) { for (let i = 0; i < seconds / DT; i++) world.step(); draw(); } };
+                  get picture() { return picture; }, get panel() { return panel; }, advance(seconds) { for (let i = 0; i < seconds / DT; i++) world.step(); draw(); } };

@@ -89,6 +89,12 @@ export class World {
 
   seed(seed) { this.random = stream(seed); }
 
+  // A policy under a name, new or in the place of one that is flying: hidden states stay
+  learn(name, label, weights) {
+    this.policies[name] ??= { name, label };
+    this.policies[name].network = makePolicy(weights);
+  }
+
   // `drones`: [{ name, drone }], flown by each of the policies named
   put(drones, policies) {
     const several = drones.length > 1;

@@ -1,0 +1,161 @@
+"""The kernels for the page that flies, web/train.wasm, and the files that it hands out
+
+The kernels are web/kernels.cpp, that is raptor_nb/native, compiled by clang to WebAssembly with
+four numbers a register. A file that the page hands out is one of this package's exporters with
+other weights in it: the page knows where they stand.
+"""
+import base64
+import hashlib
+import json
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import h5py
+import numpy as np
+import torch
+
+from raptor_nb.core.records import atomic
+from raptor_nb.policy import LAYOUT, RaptorPolicy
+from raptor_nb.targets.artefact import example_observations, gates
+from raptor_nb.targets.json import policy_json
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCE, KERNELS = ROOT / "web/kernels.cpp", ROOT / "web/train.wasm"
+EXPORTS = ("malloc", "student_parameters", "pool_size", "optimiser_size", "direct_segment",
+           "size_of_DirectTraining", "direct_step", "size_of_DirectStep", "score", "size_of_Scoring")
+FLAGS = ("--target=wasm32-wasi -std=c++17 -O3 -msimd128 -ffp-contract=fast -fno-math-errno "
+         "-fno-trapping-math -fno-exceptions -fno-rtti -mexec-model=reactor "
+         "-Xclang -fno-c++-static-destructors -Wl,--strip-all "
+         # small functions: a browser finds registers for these sooner (by a fifth of an update)
+         "-mllvm -inline-threshold=50 -mllvm -inlinehint-threshold=50").split()
+SECTION = b"made from"   # a section of the file, which browsers pass over
+NEEDS = ("clang++ with lld, wasi-libc and a libc++ for WebAssembly "
+         "(Debian: lld wasi-libc libc++-14-dev-wasm32 libclang-rt-14-dev-wasm32)")
+
+
+def sources_hash():
+    "Of everything that the kernels are made from"
+    native = ROOT / "raptor_nb/native"
+    files = [SOURCE, *sorted((*native.glob("*.h"), *native.glob("*.cpp")))]
+    parts = [p.name.encode() + b"\0" + p.read_bytes() for p in files]
+    return hashlib.sha256(b"\0".join([*parts, " ".join((*FLAGS, *EXPORTS)).encode()])).hexdigest()
+
+
+def compiler():
+    "What clang++ says that it is, or None"
+    if not shutil.which("clang++"): return None
+    done = subprocess.run(["clang++", "--version"], capture_output=True, text=True)
+    return done.stdout.splitlines()[0]
+
+
+def leb128(n):
+    "A number as WebAssembly writes it"
+    out = bytearray()
+    while True:
+        n, low = n >> 7, n & 127
+        out.append(low | (128 if n else 0))
+        if not n: return bytes(out)
+
+
+def described(wasm, about):
+    "A module with one more section, which says what it was made from"
+    text = json.dumps(about, sort_keys=True).encode()
+    inside = leb128(len(SECTION)) + SECTION + text
+    return wasm + b"\0" + leb128(len(inside)) + inside
+
+
+def about(path=KERNELS):
+    "What a module says that it was made from: sources, compiler. Raises SystemExit"
+    wasm = Path(path).read_bytes() if Path(path).is_file() else b""
+    at = wasm.rfind(SECTION)
+    if at < 0: raise SystemExit(f"{path} is missing, or was not made by `make bundle`")
+    return json.loads(wasm[at + len(SECTION):])
+
+
+def stale():
+    "Whether the kept module is missing or was made from other sources"
+    try: return about()["sources"] != sources_hash()
+    except SystemExit: return True
+
+
+def build(out=KERNELS):
+    "Compile. Raises SystemExit with the compiler's first line"
+    if compiler() is None: raise SystemExit(f"the kernels of the page are compiled by {NEEDS}")
+    exports = [f"-Wl,--export={name}" for name in EXPORTS]
+    with tempfile.TemporaryDirectory() as folder:
+        raw = Path(folder) / "raw.wasm"
+        command = ["clang++", *FLAGS, *exports, "-o", str(raw), str(SOURCE)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            said = (done.stderr.strip().splitlines() or ["no message"])[0]
+            raise SystemExit(f"the kernels of the page were not compiled; this needs {NEEDS}: "
+                             f"{said}")
+        made = described(raw.read_bytes(), dict(sources=sources_hash(), compiler=compiler()))
+    with atomic(out) as temporary: Path(temporary).write_bytes(made)
+    return Path(out)
+
+
+def encoded(data): return base64.b64encode(data).decode()
+
+
+# ---- files that the page hands out -------------------------------------------------------------
+def stand_in():
+    "A policy of which no two weights are alike, so that each is found in a file"
+    policy, random = RaptorPolicy(), np.random.default_rng(0)
+    new = {k: torch.from_numpy(random.uniform(.1, .2, tuple(v.shape)).astype(np.float32))
+           for k, v in policy.state_dict().items()}
+    policy.load_state_dict(new)
+    return policy
+
+
+def place(data, array, name):
+    "Where an array stands in a file, which has it once. Raises ValueError"
+    raw = np.ascontiguousarray(array, "<f4").tobytes()
+    at = data.find(raw)
+    if at < 0 or data.find(raw, at + 1) >= 0:
+        raise ValueError(f"{name} does not stand in the file exactly once")
+    return dict(name=name, at=at, length=array.size)
+
+
+def onnx_template():
+    "A model of one step, and where its weights stand"
+    from onnx import helper
+    from raptor_nb.targets.onnx import onnx_model
+    policy = stand_in()
+    model = onnx_model(policy)
+    known = {p.key: p.value for p in model.metadata_props}
+    known.pop("commit"), known.pop("versions")
+    slot = known["initial_hidden_state"] = known["initial_hidden_state"].ljust(420)
+    helper.set_model_props(model, known | dict(source="trained in a browser"))
+    data = model.SerializeToString()
+    g = gates(policy)
+    slots = [place(data, v, k) for k, v in g.items() if k != "h_0"]
+    text = dict(at=data.index(slot.encode()), length=len(slot))
+    return dict(bytes=encoded(data), slots=slots, initial=text)
+
+
+def hdf5_template(steps=50):
+    "The layout of rl_tools with an example of a flight, and where its numbers stand"
+    policy = stand_in()
+    flight = example_observations(RaptorPolicy.pretrained(), 200, 2)[:steps, :1]
+    with tempfile.TemporaryDirectory() as folder:
+        path = policy.to_hdf5(Path(folder) / "policy.h5", flight, "trained in a browser")
+        with h5py.File(path) as f:
+            at = {name: f[f"actor/layers/{where}/parameters"] for where, (name, _) in LAYOUT.items()}
+            at |= {k: f[f"example/{k}"] for k in ("input", "output")}
+            slots = [dict(name=k, at=v.id.get_offset(), length=v.size) for k, v in at.items()]
+        data = path.read_bytes()
+    return dict(bytes=encoded(data), slots=slots)
+
+
+def json_template():
+    "All but the weights and the example"
+    whole = policy_json(stand_in())
+    first = [{k: v for k, v in layer.items() if isinstance(v, (str, dict)) or k == "gates"}
+             for layer in whole["layers"]]
+    return whole | dict(layers=first, example=None, provenance=dict(source="trained in a browser"))
+
+
+def templates(): return dict(json=json_template(), onnx=onnx_template(), h5=hdf5_template())
