@@ -32,12 +32,14 @@ from ..sim.physics import NOISE, SENSED, flatten_state, memory_layout
 # %% ../../nbs/learn/direct.ipynb #e08671eb
 @section
 class Direct:
-    """A student's own flights, improved by their gradient: `direct` from random weights,
-    `distillation.fine_tuning` from a distilled student"""
+    """A student's own flights, improved by their gradient: `direct` from random
+    weights, `distillation.fine_tuning` from a distilled student"""
     num_updates: Natural = 0                # 0: the student is left as it is
     flights: Count = 128                    # at once, a multiple of sixteen
     horizon: Count = 128                    # steps of back-propagation through time
     learning_rate: Positive = 7e-3          # SOAP, in a line from here to zero
+    rotation_interval: Count = 5            # updates between turns of SOAP's bases; more
+                                            # than there are updates: Adam
     max_grad_norm: Positive = 0.3           # of an update ...
     max_block_norm: Positive = 3.           # ... and of what sixteen flights add to it
     reset_probability: Share = 0.3          # of a new flight between segments
@@ -220,7 +222,8 @@ class TorchTraining:
         self.generator = torch.Generator(device).manual_seed(settings.training.seed + 1)
         self.flights = Flights(settings, how, drones, student.hidden_dim,
                                self.generator, device)
-        self.optimiser, self.updates = Soap(self.policy), 0
+        self.optimiser = Soap(self.policy, interval=how.rotation_interval)
+        self.updates = 0
 
     def student(self) -> RaptorPolicy: return self.policy
 

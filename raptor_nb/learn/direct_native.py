@@ -151,7 +151,7 @@ def update(self:NativeTraining, learning_rate) -> dict:
     step = native.task(
         DirectStep, blocks=self.blocks, hidden=padded(self.policy.hidden_dim),
         update=self.updates + 1, learn_h0=self.how.learn_initial_state,
-        how=SoapSettings(learning_rate, .9, .99, .95, 5),
+        how=SoapSettings(learning_rate, .9, .99, .95, self.how.rotation_interval),
         max_grad_norm=self.how.max_grad_norm, gradients=self.block_gradients,
         parameters=self.parameters, optimiser=self.optimiser)
     self.library.direct_step(ctypes.byref(step))
