@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-import kernels
+import wasm
 from raptor_nb.core.records import atomic
 from raptor_nb.drones import DISTRIBUTIONS, real_drones, sample_fleet, with_conditions
 from raptor_nb.policy import RaptorPolicy
@@ -27,12 +27,12 @@ from raptor_nb.evaluation.probing import r_squared, record_hidden_states, ridge
 
 WEB = Path(__file__).resolve().parents[1] / "web"
 TEMPLATE, PROGRAM, PAGE = WEB / "page.html", WEB / "fly.js", WEB / "fly.html"
-WORKER = WEB / "train.js"   # what trains beside the page, with kernels.KERNELS
+WORKER = WEB / "train.js"   # what trains beside the page, with wasm.KERNELS
 LABELS = {"student": "ours", "published": "published"}
 SEED = 2026    # of the drones on the page, on which nobody trained
 SAMPLED = 64   # drones on the page
 PROBED = 384   # further drones, from which the probe learns
-UPDATES = 700   # of the page's training
+UPDATES = 1000   # of the page's training
 OPTIMISER = dict(rate=1e-2, beta1=.95, beta2=.95, beta_covariance=.95, interval=10)
 LAST_DIGITS = 1e-6   # relative difference of numbers that another processor may give
 
@@ -98,14 +98,14 @@ def page_data(probe=None):
         drones={name: dict(dynamics=d.to_dict()["dynamics"]) for name, d in real_drones().items()},
         template="crazyflie",
         sampled=[dict(name=d.name, dynamics=d.to_dict()["dynamics"]) for d in fleet[:SAMPLED]],
-        trained_on=ranges, training=training(), files=kernels.templates()))
+        trained_on=ranges, training=training(), files=wasm.templates()))
 
 
 def page(data, program):
     "One HTML file"
     data = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
     text = TEMPLATE.read_text(encoding="utf-8").replace("/*data*/", data)
-    text = text.replace("/*kernels*/", kernels.encoded(kernels.KERNELS.read_bytes()))
+    text = text.replace("/*kernels*/", wasm.encoded(wasm.KERNELS.read_bytes()))
     text = text.replace("/*worker*/", WORKER.read_text(encoding="utf-8"))
     return text.replace("/*program*/", program)
 
@@ -118,7 +118,7 @@ def data_of(text):
 
 def program():
     "Raises SystemExit where the program is not there"
-    kernels.about()
+    wasm.about()
     if PROGRAM.is_file() and WORKER.is_file(): return PROGRAM.read_text(encoding="utf-8")
     raise SystemExit(f"{PROGRAM.relative_to(WEB.parent)} is missing: "
                      "`make bundle` makes it where npm is at hand")
@@ -204,7 +204,7 @@ def main():
     os.chdir(WEB.parent)
     if given.bundle:
         bundle()
-        if kernels.stale(): kernels.build()
+        if wasm.stale(): wasm.build()
     write_page(PAGE, refit=not given.bundle)
     print(f"the page is {PAGE.relative_to(WEB.parent)}: open it in a browser")
 

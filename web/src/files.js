@@ -1,5 +1,5 @@
 // A trained policy as files that the package reads: JSON, ONNX and HDF5. The last two are files of the package's own
-// exporters (tools/kernels.py) with other weights in their places.
+// exporters (tools/wasm.py) with other weights in their places.
 import { makePolicy } from './policy.js';
 
 const bytesOf = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));

@@ -5,7 +5,9 @@ four numbers a register. A file that the page hands out is one of this package's
 other weights in it: the page knows where they stand.
 """
 import base64
+import ctypes
 import hashlib
+import math
 import json
 import shutil
 import subprocess
@@ -18,6 +20,8 @@ import torch
 
 from raptor_nb.core.records import atomic
 from raptor_nb.policy import LAYOUT, RaptorPolicy
+from raptor_nb.sim import native
+from raptor_nb.sim.physics import NOISE
 from raptor_nb.targets.artefact import example_observations, gates
 from raptor_nb.targets.json import policy_json
 
@@ -159,3 +163,72 @@ def json_template():
 
 
 def templates(): return dict(json=json_template(), onnx=onnx_template(), h5=hdf5_template())
+
+
+# ---- the same training in the native engine ----------------------------------------------------
+def _structure(name, *groups):
+    "ctypes structure of (type, names with blanks)"
+    fields = [(n, kind) for kind, names in groups for n in names.split()]
+    return type(name, (ctypes.Structure,), {"_fields_": fields})
+
+
+I32, F32, U64, ADDRESS = ctypes.c_int32, ctypes.c_float, ctypes.c_uint64, ctypes.c_void_p
+DirectTraining = _structure(
+    "DirectTraining", (I32, "flights steps hidden drones update"), (U64, "seed"),
+    (F32, "noise delay_share force gust jumps tilt_share tilt resets new_drones"),
+    (F32, " ".join(native.COST)), (F32, "max_block_norm"),
+    (ADDRESS, "table starts cumulative noise_scale parameters pool gradients costs ends norms"))
+DirectStep = _structure(
+    "DirectStep", (I32, "blocks hidden update"),
+    (F32, "learning_rate beta1 beta2 beta_covariance"), (I32, "interval"),
+    (F32, "max_grad_norm"), (ADDRESS, "gradients parameters memory"))
+
+
+def compiled(flags=None): # further flags -> ctypes library
+    "The native engine, perhaps compiled otherwise"
+    if flags is None: return ctypes.CDLL(str(native.build("direct")))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "direct.so"
+        source = str(native.source("direct"))
+        command = [native.compiler(), *native.FLAGS, *flags, "-o", str(path), source]
+        subprocess.run(command, check=True, capture_output=True)
+        return ctypes.CDLL(str(path))
+
+
+def native_training(settings, # as the page's panel gives them, with lists for arrays
+                    updates,  # how many of them
+                    flags=None, # of the compiler, further ones
+                   ):         # -> weights after each (updates, P), costs (updates,)
+    "What the native engine makes of a training of the page"
+    lib, s = compiled(flags), settings
+    for kind in (DirectTraining, DirectStep):
+        assert getattr(lib, f"size_of_{kind.__name__}")() == ctypes.sizeof(kind), kind
+    zeros, H, B = lambda *shape: np.zeros(shape, np.float32), s["hidden"], s["blocks"]
+    P = lib.student_parameters(H)
+    arrays = {k: np.float32(v) for k, v in s["fleet"].items()} | dict(
+        noise_scale=NOISE.numpy(), parameters=np.float32(s["weights"]), costs=zeros(B),
+        pool=zeros(B * lib.pool_size(H) * native.LANES), gradients=zeros(B, P), ends=zeros(B),
+        norms=zeros(B), memory=zeros(lib.optimiser_size(H)))
+    at = {k: v.ctypes.data for k, v in arrays.items()}
+    names = lambda kind: {n for n, _ in kind._fields_}
+    given = s["draws"] | s["cost"] | s["optimiser"] | at | dict(
+        flights=B * native.LANES, blocks=B, hidden=H, drones=len(s["fleet"]["cumulative"]),
+        steps=s["steps"], seed=s["seed"], update=0, learning_rate=0.)
+    make = lambda kind: kind(**{k: given[k] for k in names(kind)})
+    work, step, kept, costs = make(DirectTraining), make(DirectStep), [], []
+    first, last = (s["optimiser"][k] for k in ("rate", "final_rate"))
+    for i in range(updates):
+        work.update, step.update = i, i + 1
+        native.run_task(lib.direct_segment, work, B)
+        cosine = (1 + math.cos(math.pi * i / s["updates"])) / 2
+        step.learning_rate = last + (first - last) * cosine
+        lib.direct_step(ctypes.byref(step))
+        kept.append(arrays["parameters"].copy())
+        costs.append(arrays["costs"][np.isfinite(arrays["costs"])].mean())
+    return np.array(kept), np.array(costs)
+
+
+def differences(ours, theirs):
+    "(updates, P) each -> size of the difference after each update, as a share of the size"
+    norm = lambda x: np.linalg.norm(np.asarray(x, float), axis=1)
+    return norm(np.asarray(ours, float) - theirs) / norm(theirs)
