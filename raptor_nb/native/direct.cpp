@@ -8,6 +8,8 @@
 
 extern "C" {
 
+int32_t lanes() { return LANES; }
+
 struct FlightDraws {  // what happens to flights, and how they begin
     float noise;             // m, the largest
     float delay_share;       // of flights whose sensors are late, half of them by one step, half by two
@@ -33,7 +35,7 @@ struct DirectTraining {
 };
 
 struct DirectStep {  // an update of the parameters
-    int32_t blocks, hidden, update;  // update: 1, 2, ...
+    int32_t blocks, hidden, update, learn_h0;  // update: 1, 2, ...; whether the initial hidden state is learned
     SoapSettings how;
     float max_grad_norm;
     const float* gradients;         // (blocks, P)
@@ -361,6 +363,7 @@ void step_of(const DirectStep& t) {
         SoapMatrix::at(memory, l.inputs + 1, l.outputs).step(t.how, gradient.data() + l.weight, t.update, step.data());
         for (int i = 0; i < (l.inputs + 1) * l.outputs; i++) p[l.weight + i] -= step[i];
     }
+    if (!t.learn_h0) return;
     float *mean = memory, *squares = memory + H;
     for (int i = 0; i < H; i++) {
         const float g = gradient[layers.h0 + i];
