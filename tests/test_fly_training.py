@@ -35,7 +35,7 @@ def learned(out): return np.array([update["weights"] for update in out["log"]])
 
 
 @functools.cache
-def few(): return trained(updates=12, blocks=6)
+def few(): return trained(updates=12)
 
 
 # ---- kernels ------------------------------------------------------------------------------------
@@ -47,7 +47,7 @@ def test_kernels_compiled_again_are_the_same(tmp_path):
     if wasm.compiler() is None or not any(Path("/usr").glob("**/wasm32-wasi/libc++.a")): pytest.skip(f"needs {wasm.NEEDS}")
     again = wasm.build(tmp_path / "train.wasm")
     if wasm.about(again) == wasm.about(): assert again.read_bytes() == wasm.KERNELS.read_bytes()
-    ours, theirs = learned(trained(updates=3, blocks=2)), learned(trained(again, updates=3, blocks=2))
+    ours, theirs = learned(trained(updates=3, flights=32)), learned(trained(again, updates=3, flights=32))
     assert wasm.differences(ours, theirs).max() < 1e-5
 
 
@@ -63,11 +63,11 @@ def test_first_updates_are_those_of_the_native_engine():
 
 
 def test_who_flies_a_block_changes_nothing():
-    np.testing.assert_array_equal(learned(few())[:4], learned(trained(updates=4, blocks=6, split=3)))
+    np.testing.assert_array_equal(learned(few())[:4], learned(trained(updates=4, split=3)))
 
 
 def test_another_seed_is_another_training():
-    assert wasm.differences(learned(few())[:1], learned(trained(updates=1, blocks=6, seed=4))).max() > .1
+    assert wasm.differences(learned(few())[:1], learned(trained(updates=1, seed=4))).max() > .1
 
 
 def test_returns_are_those_of_the_package():

@@ -7,11 +7,11 @@ import { Learner } from '../web/src/learner.js';
 import { starts } from '../web/src/starts.js';
 import { stream } from '../web/src/world.js';
 
-const [, , wasm, page, wish] = process.argv, { updates, blocks, seed = 3, drones = 200, split = 1, judge = 0 } = JSON.parse(wish);
+const [, , wasm, page, wish] = process.argv, { updates, flights, seed = 3, drones = 200, split = 1, judge = 0 } = JSON.parse(wish);
 const data = JSON.parse(readFileSync(page, 'utf8').match(/<script id="data" type="application\/json">(.*?)<\/script>/s)[1]);
 const module = new WebAssembly.Module(readFileSync(wasm)), random = stream(seed), template = prepare(data.drones[data.template].dynamics);
 const fleet = trainingFleet(Array.from({ length: drones }, () => sampleDrone(template, data.trained_on, random)), data.training);
-const settings = { ...data.training, hidden: 16, seed, updates: Math.max(updates, 20), blocks: blocks ?? data.training.blocks, fleet, weights: randomPolicy(16, random) };
+const settings = { ...data.training, hidden: 16, seed, updates: Math.max(updates, 20), flights: flights ?? data.training.flights, fleet, weights: randomPolicy(16, random) };
 const learners = Array.from({ length: split }, () => new Learner(new Kernels(module), settings)), main = learners[0], log = [];
 const share = (k) => [Math.floor(main.blocks * k / split), Math.floor(main.blocks * (k + 1) / split)];
 for (let i = 0; i < updates; i++) {

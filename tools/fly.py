@@ -21,7 +21,7 @@ import wasm
 from raptor_nb.core.records import atomic
 from raptor_nb.drones import DISTRIBUTIONS, real_drones, sample_fleet, with_conditions
 from raptor_nb.policy import RaptorPolicy
-from raptor_nb.learn.direct import student_cost
+from raptor_nb.learn.direct import jump_probability, student_cost
 from raptor_nb.settings import load_config
 from raptor_nb.evaluation.probing import r_squared, record_hidden_states, ridge
 
@@ -32,8 +32,8 @@ LABELS = {"student": "ours", "published": "published"}
 SEED = 2026    # of the drones on the page, on which nobody trained
 SAMPLED = 64   # drones on the page
 PROBED = 384   # further drones, from which the probe learns
-UPDATES = 1000   # of the page's training
-OPTIMISER = dict(rate=1e-2, beta1=.95, beta2=.95, beta_covariance=.95, interval=10)
+UPDATES = 3000   # of the page's training
+SOAP = dict(beta1=.9, beta2=.99, beta_covariance=.95, interval=5)   # as learn.soap has it
 LAST_DIGITS = 1e-6   # relative difference of numbers that another processor may give
 
 
@@ -71,18 +71,17 @@ def policies():
 def training():
     "What the page trains by: the settings of `direct`"
     settings = load_config()
-    how, flown, d = settings.direct, settings.flight_randomization, settings.distillation
+    how, flown = settings.direct, settings.flight_randomization
     draws = dict(noise=flown.max_observation_noise, delay_share=flown.delay_share,
                  force=flown.max_force_std, gust=flown.max_gust_std,
-                 jumps=flown.velocity_jumps * how.horizon / d.sequence_length,
-                 tilt_share=flown.tilt_share, tilt=flown.max_tilt,
-                 resets=how.reset_probability, new_drones=1.)
-    optimiser = OPTIMISER | dict(
-        final_rate=how.final_learning_rate, max_grad_norm=how.max_grad_norm,
-        max_block_norm=how.max_block_norm)
-    return dict(updates=UPDATES, steps=how.horizon, blocks=how.drones, optimiser=optimiser,
-                max_velocity=how.max_velocity, hard_drone_share=how.hard_drone_share,
-                draws=draws, cost=student_cost(settings, how)._asdict())
+                 jumps=jump_probability(settings, how), tilt_share=flown.tilt_share,
+                 tilt=flown.max_tilt, resets=how.reset_probability, new_drones=1.)
+    optimiser = SOAP | dict(rate=how.learning_rate, max_grad_norm=how.max_grad_norm,
+                            max_block_norm=how.max_block_norm, learn_h0=0)
+    return dict(updates=UPDATES, steps=how.horizon, flights=how.flights, draws=draws,
+                optimiser=optimiser, max_velocity=how.max_velocity,
+                hard_drone_share=how.hard_drone_share,
+                cost=student_cost(settings, how)._asdict())
 
 
 def page_data(probe=None):

@@ -7,7 +7,6 @@ other weights in it: the page knows where they stand.
 import base64
 import ctypes
 import hashlib
-import math
 import json
 import shutil
 import subprocess
@@ -19,6 +18,7 @@ import numpy as np
 import torch
 
 from raptor_nb.core.records import atomic
+from raptor_nb.learn.direct_native import DirectStep, DirectTraining, FlightDraws, SoapSettings
 from raptor_nb.policy import LAYOUT, RaptorPolicy
 from raptor_nb.sim import native
 from raptor_nb.sim.physics import NOISE
@@ -166,24 +166,6 @@ def templates(): return dict(json=json_template(), onnx=onnx_template(), h5=hdf5
 
 
 # ---- the same training in the native engine ----------------------------------------------------
-def _structure(name, *groups):
-    "ctypes structure of (type, names with blanks)"
-    fields = [(n, kind) for kind, names in groups for n in names.split()]
-    return type(name, (ctypes.Structure,), {"_fields_": fields})
-
-
-I32, F32, U64, ADDRESS = ctypes.c_int32, ctypes.c_float, ctypes.c_uint64, ctypes.c_void_p
-DirectTraining = _structure(
-    "DirectTraining", (I32, "flights steps hidden drones update"), (U64, "seed"),
-    (F32, "noise delay_share force gust jumps tilt_share tilt resets new_drones"),
-    (F32, " ".join(native.COST)), (F32, "max_block_norm"),
-    (ADDRESS, "table starts cumulative noise_scale parameters pool gradients costs ends norms"))
-DirectStep = _structure(
-    "DirectStep", (I32, "blocks hidden update"),
-    (F32, "learning_rate beta1 beta2 beta_covariance"), (I32, "interval"),
-    (F32, "max_grad_norm"), (ADDRESS, "gradients parameters memory"))
-
-
 def compiled(flags=None): # further flags -> ctypes library
     "The native engine, perhaps compiled otherwise"
     if flags is None: return ctypes.CDLL(str(native.build("direct")))
@@ -201,30 +183,30 @@ def native_training(settings, # as the page's panel gives them, with lists for a
                    ):         # -> weights after each (updates, P), costs (updates,)
     "What the native engine makes of a training of the page"
     lib, s = compiled(flags), settings
-    for kind in (DirectTraining, DirectStep):
-        assert getattr(lib, f"size_of_{kind.__name__}")() == ctypes.sizeof(kind), kind
-    zeros, H, B = lambda *shape: np.zeros(shape, np.float32), s["hidden"], s["blocks"]
+    how, H, B = s["optimiser"], s["hidden"], s["flights"] // native.LANES
     P = lib.student_parameters(H)
-    arrays = {k: np.float32(v) for k, v in s["fleet"].items()} | dict(
-        noise_scale=NOISE.numpy(), parameters=np.float32(s["weights"]), costs=zeros(B),
-        pool=zeros(B * lib.pool_size(H) * native.LANES), gradients=zeros(B, P), ends=zeros(B),
-        norms=zeros(B), memory=zeros(lib.optimiser_size(H)))
-    at = {k: v.ctypes.data for k, v in arrays.items()}
-    names = lambda kind: {n for n, _ in kind._fields_}
-    given = s["draws"] | s["cost"] | s["optimiser"] | at | dict(
-        flights=B * native.LANES, blocks=B, hidden=H, drones=len(s["fleet"]["cumulative"]),
-        steps=s["steps"], seed=s["seed"], update=0, learning_rate=0.)
-    make = lambda kind: kind(**{k: given[k] for k in names(kind)})
-    work, step, kept, costs = make(DirectTraining), make(DirectStep), [], []
-    first, last = (s["optimiser"][k] for k in ("rate", "final_rate"))
+    arrays = {k: torch.tensor(v) for k, v in s["fleet"].items()} | dict(
+        noise=NOISE, parameters=torch.tensor(s["weights"]), gradients=torch.zeros(B, P),
+        pool=torch.zeros(B, lib.pool_size(H), native.LANES), costs=torch.zeros(B),
+        ends=torch.zeros(B), norms=torch.zeros(B))
+    work = native.task(
+        DirectTraining, flights=s["flights"], steps=s["steps"], hidden=H, seed=s["seed"],
+        drones=len(s["fleet"]["cumulative"]), update=0, draws=FlightDraws(**s["draws"]),
+        cost=native.Cost(**s["cost"]), max_block_norm=how["max_block_norm"], **arrays)
+    memory, shared = torch.zeros(lib.optimiser_size(H)), ("gradients", "parameters")
+    soap = {k: how[k] for k in ("beta1", "beta2", "beta_covariance", "interval")}
+    step = native.task(
+        DirectStep, blocks=B, hidden=H, update=0, learn_h0=how["learn_h0"],
+        how=SoapSettings(**soap), max_grad_norm=how["max_grad_norm"], optimiser=memory,
+        **{k: arrays[k] for k in shared})
+    kept, costs = [], []
     for i in range(updates):
         work.update, step.update = i, i + 1
         native.run_task(lib.direct_segment, work, B)
-        cosine = (1 + math.cos(math.pi * i / s["updates"])) / 2
-        step.learning_rate = last + (first - last) * cosine
+        step.how.learning_rate = how["rate"] * (1 - i / s["updates"])
         lib.direct_step(ctypes.byref(step))
-        kept.append(arrays["parameters"].copy())
-        costs.append(arrays["costs"][np.isfinite(arrays["costs"])].mean())
+        kept.append(arrays["parameters"].numpy().copy())
+        costs.append(arrays["costs"][torch.isfinite(arrays["costs"])].mean().item())
     return np.array(kept), np.array(costs)
 
 

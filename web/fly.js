@@ -1,4 +1,4 @@
-/* made by `make bundle`; sources sha256 a050435cd34e3b712c25abf67794f4bec197f3800250caa2d2f0abde3be81b5e
+/* made by `make bundle`; sources sha256 e8eb41955b30e49404c1d382efa4552b8471473b482620d2b1ad103cad84ebf5
 
 Contains three.js:
 The MIT License
