@@ -32,7 +32,7 @@ LABELS = {"student": "ours", "published": "published"}
 SEED = 2026    # of the drones on the page, on which nobody trained
 SAMPLED = 64   # drones on the page
 PROBED = 384   # further drones, from which the probe learns
-UPDATES = 3000   # of the page's training
+UPDATES = 2000   # of the page's training
 SOAP = dict(beta1=.9, beta2=.99, beta_covariance=.95, interval=5)   # as learn.soap has it
 LAST_DIGITS = 1e-6   # relative difference of numbers that another processor may give
 

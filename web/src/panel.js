@@ -7,7 +7,7 @@ import { stream } from './world.js';
 import { download } from './files.js';
 
 const $ = (id) => document.getElementById(id);
-const SAMPLED = 1000; // drones of the fleet
+const SAMPLED = 2000; // drones of the fleet
 const grams = (v) => (v < 1 ? `${(1000 * v).toPrecision(3)} g` : `${v.toPrecision(3)} kg`), ms = (v) => `${(1000 * v).toFixed(0)} ms`;
 const whole = (v) => Math.max(50, Math.round(v / 50) * 50);
 const PAIRS = {
