@@ -24,7 +24,7 @@ from .settings import Settings, load_config
 # %% ../nbs/03_direct.ipynb #77b32dc3
 TRIAL = { # settings of a trial: everything runs, nothing is learned
     'direct.num_drones': 2, 'direct.extra_train_drones': 1,
-    'direct.ood_train_drones': 1, 'direct.num_updates': 6, 'direct.drones': 1,
+    'direct.ood_train_drones': 1, 'direct.num_updates': 6, 'direct.flights': 16,
     'direct.horizon': 10, 'direct.log_interval': 1, 'direct.validation_interval': 3,
     'direct.seeds': 2, 'validation.num_drones': 2, 'validation.selection_drones': 2,
     'environment.episode_steps': 100, 'apg.engine': 'torch'}
@@ -90,7 +90,7 @@ def plot_method(how: direct.Direct,
     "What an update does: forward in grey, the gradient in red"
     import matplotlib.pyplot as plt
     if ax is None: ax = plt.subplots(figsize=(10, 3.4), layout='constrained')[1]
-    an_update = f'{how.drones} an update,\n{how.num_envs} flights each'
+    an_update = f'{how.flights} at once,\na drone each'
     _box(ax, 0, 1, f'fleet of {n}:\n{an_update}')
     _arrow(ax, (.15, 1), (1.2, 1))
     for x, number in ((1.2, 1), (2.2, 2), (3.2, how.horizon)): _step(ax, x, number)
@@ -105,8 +105,9 @@ def plot_method(how: direct.Direct,
     _back(ax, (4.4, 1), (3.2, 1))
     _back(ax, (4.4, 1), (4.4, 2), 0)
     small = dict(ha='center', fontsize=8)
-    for text, x, y in (('hidden state', 1.7, 2.12), ('state', 1.85, 1.1), ('...', 2.75, 1.5),
-                       ('late, noisy', 1.88, .3)): ax.text(x, y, text, **small)
+    for text, x, y in (('hidden state', 1.7, 2.12), ('state', 1.85, 1.1),
+                       ('...', 2.75, 1.5), ('late, noisy', 1.88, .3)):
+        ax.text(x, y, text, **small)
     ax.text(3.8, .52, 'gradient', color='tab:red', **small)
     ax.set(xlim=(-.5, 5), ylim=(-.3, 2.4))
     ax.axis('off')
@@ -115,8 +116,8 @@ def plot_method(how: direct.Direct,
 # %% ../nbs/03_direct.ipynb #981b779d
 def sections(settings: Settings) -> dict:
     "The settings that a student depends on"
-    names = ['training', 'apg', 'domain_randomization', 'flight_randomization', 'direct',
-             'student', 'validation', 'environment']
+    names = ['training', 'apg', 'domain_randomization', 'flight_randomization',
+             'direct', 'student', 'validation', 'environment']
     return {k: settings.to_dict()[k] for k in names}
 
 def train_student(settings: Settings,  # with the seed of this student
@@ -131,8 +132,9 @@ def train_student(settings: Settings,  # with the seed of this student
     how, name = settings.direct, f'seed-{settings.training.seed}'
     student, validation = first_student(settings, start), validation_drones(settings)
     kept = Checkpoints(Path(output_dir)/f'checkpoints/direct/{name}-{mark}', keep=2)
-    what, logs = f"{name.replace('-', ' ')}, update", Path(output_dir)/f'logs/direct/{name}'
-    metrics, log = training_log(logs, what, how.num_updates, 0, check_cancelled)
+    logs, what = Path(output_dir)/f'logs/direct/{name}', name.replace('-', ' ')
+    about = f'{what}, update', how.num_updates, 0, check_cancelled
+    metrics, log = training_log(logs, *about)
     with metrics:
         about = student, drones, validation, device
         student = direct.train(settings, how, *about, log, kept)
@@ -152,8 +154,8 @@ def train_students(settings: Settings, drones: list, output_dir, device='cpu',
         return train_student(own, drones, output_dir, device, mark, start,
                              check_cancelled)
     each, size = seeds(settings), settings.student.hidden_dim
-    engine = direct.choose_engine(settings, settings.direct, size, device)
-    alone = len(each) == 1 or not engine.side_by_side
+    native = direct.uses_native(settings, RaptorPolicy(hidden_dim=size), device)
+    alone = len(each) == 1 or not native
     return dict(zip(each, run_concurrently(one, each, 1 if alone else None)))
 
 # %% ../nbs/03_direct.ipynb #dd3014a2

@@ -393,6 +393,7 @@ def largest_difference(self:RaptorPolicy,
 def to_hdf5(self:RaptorPolicy,
             path,
             example=None,                # (T, B, 22) observations; random by default
+            output=None,                 # (T, B, 4) their actions; else of `replay`
             checkpoint_name='raptor_nb', # said in the file
             meta=META,                   # JSON: environment, layout of the observation
            ):                            # path
@@ -400,7 +401,8 @@ def to_hdf5(self:RaptorPolicy,
     if example is None:
         example = np.random.default_rng(0).normal(size=(500, 2, self.obs_dim))
     example = np.asarray(example, dtype=np.float32)
-    weights, output = _on_cpu(self), self.replay(example)
+    if output is None: output = self.replay(example)
+    weights = _on_cpu(self)
     with atomic(path) as temporary, h5py.File(temporary, 'w') as f:
         actor = f.create_group('actor')
         actor.attrs.update({'type': 'sequential', 'checkpoint_name': checkpoint_name,
@@ -616,7 +618,7 @@ def load_policy(path, # .safetensors, checkpoint or a folder of such, .h5, 'publ
     path = _newest(Path(path)) if Path(path).is_dir() else Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no student '{path}'; make it with: "
-                                "papermill nbs/04_distill.ipynb out.ipynb -p "
+                                "papermill nbs/03_direct.ipynb out.ipynb -p "
                                 f"output_dir {path.parent}")
     if path.suffix in ('.h5', '.hdf5'): return RaptorPolicy.from_hdf5(path)
     if path.suffix != '.safetensors':

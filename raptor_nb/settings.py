@@ -41,6 +41,7 @@ class Student:
 # %% ../nbs/settings.ipynb #b59c0fcd
 @section
 class Pipeline:
+    road: Literal['direct', 'teachers', 'both'] = 'direct' # to a student
     drones: str = '' # file or folder; empty: sampled from domain_randomization
 
 # %% ../nbs/settings.ipynb #ba887e73
@@ -142,6 +143,8 @@ _ACCEPTANCE = dict(
     beat_published='better_than_published')
 _GONE = ('environment.name', 'environment.dt', 'observation', 'action',
          'network.activation', 'evaluation.first_id', 'pipeline.profile')
+_GONE += tuple(f'{home}.{name}' for home in ('direct', 'distillation.fine_tuning')
+               for name in ('drones', 'num_envs', 'final_learning_rate'))
 _engine = lambda name: 'torch' if name == 'plain' else name
 _method = lambda name: {'online': 'dagger', 'epochs': 'published'}.get(name, name)
 

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['RESET_STATES', 'FORCE_TIMES', 'DAgger', 'DistillError', 'match', 'steady_state_offset', 'remove_offset',
-           'sample_flights', 'imitate', 'DAggerState', 'fading_beta', 'update_by_dagger', 'choose_engine', 'train']
+           'sample_flights', 'imitate', 'DAggerState', 'optimizer_step', 'fading_beta', 'sample_rows',
+           'update_by_dagger', 'choose_engine', 'train']
 
 # %% ../../nbs/learn/dagger.ipynb #0365954d
 import math
@@ -15,11 +16,10 @@ from fastcore.basics import patch
 
 from ..core.config import Count, NonNegative, Positive, Share, section
 from . import engines
-from .apg import tilted
+from .apg import cosine, tilted
 from .engines import FlightDisturbances, env_step
 from .student import BestStudent, disturbance_force, init_student
-from .student import optimizer_step, sample_disturbances, sample_rows
-from .student import sampling_probabilities
+from .student import sample_disturbances, sampling_probabilities
 from ..policy import RaptorPolicy, Teachers
 from ..sim import physics
 from ..sim.physics import DroneParams, flatten_state, memory_layout
@@ -170,6 +170,22 @@ def load_state_dict(self:DAggerState, state: dict):
     self.best.weights, self.best.value = state["best"], state["best_return"]
     self.updates = state["update"]
 
+# %% ../../nbs/learn/dagger.ipynb #d1b0a6e3
+def optimizer_step(run,         # DAggerState, whose updates are counted
+                   grads: dict, # {parameter name: gradient}
+                   how: DAgger, # learning rates, updates, clipping
+                  ):
+    "One step of the student's optimiser"
+    if all(torch.isfinite(g).all() for g in grads.values()):
+        progress = run.updates / how.num_updates
+        rate = cosine(progress, how.learning_rate, how.final_learning_rate)
+        for group in run.optimiser.param_groups: group['lr'] = rate
+        for name, x in run.student.named_parameters():
+            x.grad = grads[name] if x.requires_grad else None
+        torch.nn.utils.clip_grad_norm_(run.student.parameters(), how.max_grad_norm)
+        run.optimiser.step()
+    run.updates += 1
+
 # %% ../../nbs/learn/dagger.ipynb #0c3568eb
 def fading_beta(dagger,  # section `distillation.dagger` of the settings
                 updates, # so far
@@ -177,6 +193,15 @@ def fading_beta(dagger,  # section `distillation.dagger` of the settings
     "From 1 to 0 in the first updates"
     fading = dagger.beta_share * dagger.num_updates
     return max(0., 1 - updates / fading) if fading else 0.
+
+# %% ../../nbs/learn/dagger.ipynb #d1b0a6e4
+def sample_rows(probabilities, # (D,)
+                n,             # how many
+                generator,
+               ) -> list:      # of n places; none twice where there are enough
+    "The drones of an update"
+    return torch.multinomial(probabilities, n, replacement=n > len(probabilities),
+                             generator=generator).tolist()
 
 def update_by_dagger(run: DAggerState, engine) -> dict:
     "-> loss, flights that ended in a hundred steps, share that teachers flew"

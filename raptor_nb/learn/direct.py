@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BLOCK', 'Direct', 'student_cost', 'jump_probability', 'fleet_params', 'Flights', 'block_weights', 'block_step',
-           'mean_gradient', 'TorchTraining', 'begin_training', 'train']
+           'mean_gradient', 'TorchTraining', 'uses_native', 'begin_training', 'train']
 
 # %% ../../nbs/learn/direct.ipynb #25d06b83
 import time
@@ -29,11 +29,11 @@ from ..policy import RaptorPolicy
 from ..sim import native, physics
 from ..sim.physics import NOISE, SENSED, flatten_state, memory_layout
 
-# %% ../../nbs/learn/direct.ipynb #8ddadb45
+# %% ../../nbs/learn/direct.ipynb #e08671eb
 @section
 class Direct:
-    """A student's own flights, improved by their gradient: `direct` from random weights,
-    `distillation.fine_tuning` from a distilled student"""
+    """A student's own flights, improved by their gradient: `direct` from random
+    weights, `distillation.fine_tuning` from a distilled student"""
     num_updates: Natural = 0                # 0: the student is left as it is
     flights: Count = 128                    # at once, a multiple of sixteen
     horizon: Count = 128                    # steps of back-propagation through time
@@ -50,6 +50,7 @@ class Direct:
     velocity_barrier: NonNegative = 2.5     # m/s, as in `APG`
     max_velocity: Positive = 3.5            # m/s, at which a flight ends
     excess_weight: NonNegative = 1.         # of commands beyond -1..1, squared
+    learn_initial_state: bool = True        # the hidden state that a flight begins with
     validation_interval: Count = 1000       # updates
     log_interval: Count = 100               # updates between lines of the log
 
@@ -207,7 +208,7 @@ def mean_gradient(grads: dict,  # {parameter name: (blocks, ...)}
     shrink = 1 if of_mean is None else (of_mean / (total + 1e-6)).clamp(max=1)
     return {k: x * shrink for k, x in mean.items()}, norm
 
-# %% ../../nbs/learn/direct.ipynb #2077edc5
+# %% ../../nbs/learn/direct.ipynb #631946b7
 class TorchTraining:
     "A student, its flights in progress and its optimiser, on any device"
     def __init__(self, settings, how: Direct, student: RaptorPolicy, drones: list,
@@ -215,8 +216,7 @@ class TorchTraining:
         self.settings, self.how = settings, how
         self.engine = engine or engines.TorchEngine()
         self.policy = student.cpu_copy().to(device)
-        for k, p in student.named_parameters():
-            self.policy.get_parameter(k).requires_grad_(p.requires_grad)
+        self.policy.get_parameter(INITIAL).requires_grad_(how.learn_initial_state)
         self.generator = torch.Generator(device).manual_seed(settings.training.seed + 1)
         self.flights = Flights(settings, how, drones, student.hidden_dim,
                                self.generator, device)
@@ -261,21 +261,24 @@ def load_state_dict(self:TorchTraining, state: dict):
     self.generator.set_state(state['generator'])
     self.updates = state['update']
 
-# %% ../../nbs/learn/direct.ipynb #9b0ee874
+# %% ../../nbs/learn/direct.ipynb #3b1f7065
+def uses_native(settings, student: RaptorPolicy, device='cpu') -> bool:
+    "Whether trainings run in C++, where several side by side are faster. NativeError"
+    fits = torch.device(device).type == 'cpu' and supports(student)
+    return engines.use_native(settings.apg.engine, fits)
+
 def begin_training(settings, how: Direct, student: RaptorPolicy, drones: list,
                    device='cpu'):
     "-> NativeTraining or TorchTraining. Raises NativeError, ValueError"
     if how.flights % BLOCK:
         raise ValueError(f"flights is {how.flights}; it must be a multiple of {BLOCK}, "
                          "of whose gradients each is clipped")
-    wanted = settings.apg.engine
-    fits = torch.device(device).type == 'cpu' and supports(student)
-    if engines.use_native(wanted, fits):
+    if uses_native(settings, student, device):
         fleet = fleet_params(drones, how)
         often = sampling_probabilities(drones, how.hard_drone_share)
         cost, jumps = student_cost(settings, how), jump_probability(settings, how)
         return NativeTraining(settings, how, student, fleet, often, cost, jumps)
-    steps = how.num_updates * how.horizon * how.flights
+    steps, wanted = how.num_updates * how.horizon * how.flights, settings.apg.engine
     engine = engines.choose('torch' if wanted == 'auto' else wanted, steps, device)
     return TorchTraining(settings, how, student, drones, device, engine)
 

@@ -8,13 +8,12 @@ __all__ = ['DirectTraining', 'DirectStep', 'POOL', 'FlightDraws', 'SoapSettings'
 
 # %% ../../nbs/learn/direct_native.ipynb #e51a46be
 import ctypes
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
-from torch import Tensor
 
-from ..core.parallel import single_threaded
 from ..policy import RaptorPolicy
 from ..sim import native
 from ..sim.native import LANES, NAMES, NativeError
@@ -87,7 +86,7 @@ def unpack(row,        # (..., P)
         out[name] = (x if inputs > 1 else x[..., 0]).contiguous()
     return out
 
-# %% ../../nbs/learn/direct_native.ipynb #90ce9bc3
+# %% ../../nbs/learn/direct_native.ipynb #2ebbee3e
 def start_table(params: DroneParams): # -> (D, 7), in the order of `Start` in direct.cpp
     "Where flights of each drone begin: `DroneParams.init`"
     column = lambda x: torch.as_tensor(x, dtype=torch.float32).reshape(-1, 1)
@@ -105,7 +104,6 @@ class NativeTraining:
                 ):
         native.check_flights(how.flights)
         self.settings, self.how, self.policy = settings, how, student.cpu_copy()
-        self.learn_h0 = student.gru.initial_hidden_state.requires_grad
         H, self.blocks = padded(student.hidden_dim), how.flights // LANES
         lib = self.library = native.library("direct")
         self.table, self.starts = native.table(fleet), start_table(fleet)
@@ -145,14 +143,14 @@ def segment(self:NativeTraining):
     native.run_task(self.library.direct_segment, work, self.blocks)
     self.segments += 1
 
-# %% ../../nbs/learn/direct_native.ipynb #d6733975
+# %% ../../nbs/learn/direct_native.ipynb #a4a9c6f4
 @patch
 def update(self:NativeTraining, learning_rate) -> dict:
     "Fly a segment and follow its gradient: numbers for the log"
     self.segment()
     step = native.task(
         DirectStep, blocks=self.blocks, hidden=padded(self.policy.hidden_dim),
-        update=self.updates + 1, learn_h0=self.learn_h0,
+        update=self.updates + 1, learn_h0=self.how.learn_initial_state,
         how=SoapSettings(learning_rate, .9, .99, .95, 5),
         max_grad_norm=self.how.max_grad_norm, gradients=self.block_gradients,
         parameters=self.parameters, optimiser=self.optimiser)
@@ -168,15 +166,11 @@ def update(self:NativeTraining, learning_rate) -> dict:
 @patch
 def gradients(self:NativeTraining): # -> {name: (blocks, ...)}, costs, flights that ended
     "Fly a segment"
-    how, self.how = self.how, _unclipped(self.how)
+    how, self.how = self.how, replace(self.how, max_block_norm=1e30)
     try: self.segment()
     finally: self.how = how
     grads = unpack(self.block_gradients, self.policy.hidden_dim)
     return grads, self.costs.clone(), self.ends.mean().item()
-
-def _unclipped(how):
-    from dataclasses import replace
-    return replace(how, max_block_norm=1e30)
 
 # %% ../../nbs/learn/direct_native.ipynb #6051c4bc
 POOL = dict(rows=1, flying=1, state=21, steady=3, gust=3, phase=3, frequency=1, age=1,

@@ -4,9 +4,8 @@
 
 # %% auto #0
 __all__ = ['CENTIMETRE', 'FLEETS', 'FlightRandomization', 'Validation', 'sample_disturbances', 'disturbance_force',
-           'sampling_probabilities', 'sample_rows', 'out_of_distribution', 'extra_drones', 'validation_drones',
-           'init_student', 'optimizer_step', 'flight_scores', 'score', 'BestStudent', 'selection_score',
-           'score_students']
+           'sampling_probabilities', 'out_of_distribution', 'extra_drones', 'validation_drones', 'init_student',
+           'flight_scores', 'score', 'BestStudent', 'selection_score', 'score_students']
 
 # %% ../../nbs/learn/student.ipynb #83a4c53b
 import math
@@ -18,7 +17,6 @@ import torch
 
 from ..core.config import Count, NonNegative, Share, section
 from ..drones import sample_fleet, sample_split, scale_drone, with_conditions
-from .apg import cosine
 from .engines import env_step
 from ..policy import RaptorPolicy
 from ..sim import physics
@@ -89,14 +87,6 @@ def sampling_probabilities(drones: list, # D drones
     hard = torch.tensor([difficulty(d) for d in drones])
     return share * hard / hard.sum() + (1 - share) / len(drones)
 
-def sample_rows(probabilities, # (D,)
-                n,             # how many
-                generator,
-               ) -> list:      # of n places; none twice where there are enough
-    "The drones of an update"
-    return torch.multinomial(probabilities, n, replacement=n > len(probabilities),
-                             generator=generator).tolist()
-
 # %% ../../nbs/learn/student.ipynb #32c4681a
 def out_of_distribution(drone,
                         rng,   # random.Random
@@ -140,22 +130,6 @@ def init_student(settings) -> RaptorPolicy:
     with _seeding:
         torch.manual_seed(settings.training.seed)
         return RaptorPolicy(hidden_dim=settings.student.hidden_dim)
-
-# %% ../../nbs/learn/student.ipynb #273cce73
-def optimizer_step(run,         # with student, optimiser and updates, which are counted
-                   grads: dict, # {parameter name: gradient}
-                   how,         # DAgger or Direct: learning rates, updates, clipping
-                  ):
-    "One step of the student's optimiser"
-    if all(torch.isfinite(g).all() for g in grads.values()):
-        progress = run.updates / how.num_updates
-        rate = cosine(progress, how.learning_rate, how.final_learning_rate)
-        for group in run.optimiser.param_groups: group['lr'] = rate
-        for name, x in run.student.named_parameters():
-            x.grad = grads[name] if x.requires_grad else None
-        torch.nn.utils.clip_grad_norm_(run.student.parameters(), how.max_grad_norm)
-        run.optimiser.step()
-    run.updates += 1
 
 # %% ../../nbs/learn/student.ipynb #9786a909
 def flight_scores(student, params: DroneParams, settings, seed):

@@ -1,5 +1,5 @@
-// The student (nbs/learn/engines.ipynb, where the same is written in torch): flights that teachers label, gradients of
-// imitation, and gradients of its own flights through physics, sensors and hidden state.
+// The student that is distilled (nbs/learn/engines.ipynb, where the same is written in torch): flights that teachers
+// label, and gradients of imitation. direct.cpp has the gradients of its own flights.
 // In memory flights come last: (..., values, flights); sixteen flights are a block.
 #include "nn.h"
 #include "physics.h"
@@ -30,21 +30,8 @@ struct ImitationGradients {
     float *gradients, *loss;                   // (rows, parameters) sums; (rows) sums of squares
 };
 
-struct StudentSegment {
-    int32_t envs, steps, hidden, knots;
-    Cost cost;
-    const float *drones, *in_w, *in_b, *wi, *bi, *wh, *bh, *out_w, *out_b, *h0;
-    const float *reset_state, *force;     // (D, 21, E); (D, knots, 3, E) N
-    const float *sigma, *delay, *reset_mask;  // (D, E) each; reset_mask: a flight begins with the segment
-    const float* noise;                   // (22) scale of each value's noise by sigma
-    const uint64_t* seeds;                // (D, E / 16)
-    float *state, *hidden_state, *past;  // (D, 21, E), (D, hidden, E), (D, 36, E): moved on
-    float *gradients, *costs, *ends;      // (blocks, parameters) sums; (blocks) sums; flights that ended
-};
-
 int32_t size_of_StudentRollout() { return sizeof(StudentRollout); }
 int32_t size_of_ImitationGradients() { return sizeof(ImitationGradients); }
-int32_t size_of_StudentSegment() { return sizeof(StudentSegment); }
 
 }  // extern "C"
 
@@ -160,121 +147,6 @@ void imitation_of(const ImitationGradients& t, int row) {
     t.loss[row] = sum(total);
 }
 
-// ---------------------------------------------------------------- the student's own flight and its gradients
-struct Kept {  // one step of sixteen flights, for the way back
-    V *state, *before, *obs, *action, *force, *began, *ended;
-    GruStep gru;
-    static size_t size(int H) { return STATE + GRU_STEP * H + H + STUDENT_OBS + 4 + 3 + 2; }
-    static Kept at(V* tape, int k, int H) {
-        V* row = tape + k * size(H);
-        V* before = row + STATE + GRU_STEP * H;
-        V* obs = before + H;
-        V* action = obs + STUDENT_OBS;
-        return {row, before, obs, action, action + 4, action + 7, action + 8, gru_step_at(row + STATE, H)};
-    }
-};
-template <class T> void put(V* to, const T& from) { std::memcpy(to, &from, sizeof from); }
-template <class T> T get(const V* from) {
-    T out;
-    std::memcpy(&out, from, sizeof out);
-    return out;
-}
-
-struct Flight {  // sixteen of one drone
-    const StudentSegment& t;
-    const Drone& d;
-    const Student student;
-    V* tape;  // (T, Kept::size)
-    Sensors sensors;
-    State s, reset_state;
-    V hidden[MAX_STUDENT];
-    I began;
-    V total, ends;  // cost; flights that ended
-
-    void step(int k, const float* forces, Random& random) {
-        const int H = t.hidden;
-        const Kept row = Kept::at(tape, k, H);
-        force_at(forces, t.knots, t.envs, k, t.steps, row.force);
-        put(row.state, s);
-        put(row.began, began);
-        for (int i = 0; i < H; i++) row.before[i] = began ? all(student.h0[i]) : hidden[i];
-        observe(d, s, row.force, STUDENT_OBS, row.obs);
-        sensors.read(row.obs, began, random, row.obs);
-        student_forward(student, row.obs, row.before, row.gru, row.action);
-        for (int i = 0; i < H; i++) hidden[i] = row.gru.h[i];
-        Step m;
-        State n = step_forward(d, s, row.action, acceleration_of(d, row.force), m);
-        V cost = cost_forward(d, t.cost, n, s.action);
-        for (int i = 0; i < 4; i++) cost += t.cost.excess * square(relu(abs(row.action[i]) - 1.f));
-        total += cost;
-        began = terminated(d, n);
-        began |= ~is_finite(cost);
-        put(row.ended, began);
-        for (int l = 0; l < LANES; l++) ends[l] += began[l] ? 1.f : 0.f;
-        s = select(began, reset_state, n);
-    }
-    void backward(StudentGradients& g) {
-        State ds{};
-        SensorsBackward late;
-        Step m;
-        V dprevious[4], dreport[STUDENT_OBS], dobs[STUDENT_OBS];
-        for (int k = t.steps - 1; k >= 0; k--) {
-            const Kept row = Kept::at(tape, k, t.hidden);
-            const State before = get<State>(row.state);
-            const I started = get<I>(row.began), ended = get<I>(row.ended);
-            State n = step_forward(d, before, row.action, acceleration_of(d, row.force), m);
-            ds = select(ended, State{}, ds);
-            cost_backward(d, t.cost, n, before.action, ds, dprevious);
-            V daction[4];
-            for (int i = 0; i < 4; i++) {
-                V x = t.cost.excess * 2.f * relu(abs(row.action[i]) - 1.f);
-                daction[i] = ds.action[i] + (row.action[i] < 0 ? -x : x);
-            }
-            ds = step_backward(d, row.action, m, ds, daction);
-            for (int i = 0; i < 4; i++) ds.action[i] = dprevious[i];
-            g.flight_ended(ended);
-            g.backward(student, row.gru, row.before, row.obs, daction);
-            g.flight_began(started);
-            dense_backward(student.in_w, STUDENT_OBS, t.hidden, g.dy, dreport);
-            late.step(sensors.delay, started, dreport, dobs);
-            for (int i = SENSED; i < STUDENT_OBS; i++) dobs[i] = dreport[i];
-            observe_backward(d, before, dobs, STUDENT_OBS, ds);
-        }
-    }
-};
-
-void segment_of(const StudentSegment& t, int drone, int block) {
-    const int E = t.envs, H = t.hidden, e = block * LANES;
-    const size_t at = (size_t)drone * (E / LANES) + block, flight = (size_t)drone * E + e;
-    const size_t tape = t.steps * Kept::size(H);
-    scratch.reserve(tape + StudentGradients::scratch_size(H), 1 + StudentGradients::ARRAYS);
-    float* state = t.state + (size_t)drone * STATE * E + e;
-    float* hidden_state = t.hidden_state + (size_t)drone * H * E + e;
-    float* past = t.past + (size_t)drone * 2 * SENSED * E + e;
-    const float* forces = t.force + (size_t)drone * t.knots * 3 * E + e;
-    const Drone& d = ((const Drone*)t.drones)[drone];
-    Flight f{t, d, student_of(t, H), scratch.take(tape), {{}, load(t.delay + flight), load(t.sigma + flight), t.noise},
-             load_state(state, E), load_state(t.reset_state + (size_t)drone * STATE * E + e, E),
-             {}, load(t.reset_mask + flight) > .5f, {}, {}};
-    for (int i = 0; i < H; i++) f.hidden[i] = load(hidden_state + (size_t)i * E);
-    for (int i = 0; i < 2 * SENSED; i++) f.sensors.past[i / SENSED][i % SENSED] = load(past + (size_t)i * E);
-    Random random(t.seeds[at]);
-    StudentGradients g(H, t.gradients + at * Student::count(H), scratch);
-    for (int k = 0; k < t.steps; k++) f.step(k, forces, random);
-    f.backward(g);
-    g.finish();
-    t.costs[at] = sum(f.total);
-    t.ends[at] = sum(f.ends);
-
-    // a flight that ended with the last step begins with the next segment
-    V obs[STUDENT_OBS];
-    observe(d, f.s, nullptr, STUDENT_OBS, obs);
-    f.sensors.begin(f.began, obs);
-    store_state(state, E, f.s);
-    for (int i = 0; i < H; i++) store(hidden_state + (size_t)i * E, f.began ? all(t.h0[i]) : f.hidden[i]);
-    for (int i = 0; i < 2 * SENSED; i++) store(past + (size_t)i * E, f.sensors.past[i / SENSED][i % SENSED]);
-}
-
 }  // namespace
 
 // ---------------------------------------------------------------- parts first ... last - 1, on one thread
@@ -286,10 +158,6 @@ void student_rollout(const StudentRollout* t, int32_t first, int32_t last) {
 }
 void imitation_gradients(const ImitationGradients* t, int32_t first, int32_t last) {
     for (int row = first; row < last; row++) imitation_of(*t, row);
-}
-void student_segment(const StudentSegment* t, int32_t first, int32_t last) {
-    const int blocks = t->envs / LANES;
-    for (int i = first; i < last; i++) segment_of(*t, i / blocks, i % blocks);
 }
 
 }

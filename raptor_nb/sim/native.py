@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['FLAGS', 'LANES', 'COST', 'ACTOR', 'STUDENT', 'ACTOR_GRADIENTS', 'TeacherSegment', 'StudentRollout',
-           'ImitationGradients', 'StudentSegment', 'NAMES', 'NativeError', 'CompilerError', 'compiler', 'source',
-           'build', 'structure', 'library', 'available', 'run_task', 'float_fields', 'Cost', 'cost_structure', 'task',
-           'table', 'flights_last', 'check_flights', 'check_shapes', 'check_actors', 'teacher_segment', 'supports',
-           'weights', 'blocks', 'imitation_gradients', 'student_rollout', 'student_segment']
+           'ImitationGradients', 'NAMES', 'NativeError', 'CompilerError', 'compiler', 'source', 'build', 'structure',
+           'library', 'available', 'run_task', 'float_fields', 'Cost', 'cost_structure', 'task', 'table',
+           'flights_last', 'check_flights', 'check_shapes', 'check_actors', 'teacher_segment', 'supports', 'weights',
+           'blocks', 'imitation_gradients', 'student_rollout']
 
 # %% ../../nbs/sim/native.ipynb #f4986b03
 import ctypes
@@ -186,10 +186,6 @@ StudentRollout = structure(
 ImitationGradients = structure(
     "student", "ImitationGradients", "steps hidden",
     f"{STUDENT} observation label reset rows gradients loss")
-StudentSegment = structure(
-    "student", "StudentSegment", "envs steps hidden knots",
-    f"drones {STUDENT} reset_state force sigma delay reset_mask noise seeds state "
-    "hidden_state past gradients costs ends", [("cost", Cost)])
 
 # %% ../../nbs/sim/native.ipynb #9758341a
 def task(kind,      # of `structure`
@@ -308,12 +304,12 @@ def weights(student): # RaptorPolicy -> {name in student.cpp: tensor}
     return {k: turned(k, v).contiguous() for k, v in state.items()}
 
 # %% ../../nbs/sim/native.ipynb #c196b982
-def _named(student, w, rows): # gradients (N, parameters) -> {parameter name: (N, ...)}
+def _named(student, w, row): # gradients (parameters,) -> {parameter name: gradient}
     own, out = dict(student.named_parameters()), {}
-    parts = rows.split([v.numel() for v in w.values()], 1)
+    parts = row.split([v.numel() for v in w.values()])
     for (k, v), g in zip(w.items(), parts):
-        g = g.view(-1, *v.shape).mT if v.ndim == 2 else g
-        out[NAMES[k]] = g.reshape(-1, *own[NAMES[k]].shape).contiguous()
+        g = g.view(v.shape).T if v.ndim == 2 else g
+        out[NAMES[k]] = g.reshape(own[NAMES[k]].shape).contiguous()
     return out
 
 def _parameters(w): return sum(v.numel() for v in w.values())
@@ -348,8 +344,7 @@ def imitation_gradients(student,     # RaptorPolicy
                 loss=loss, **w)
     run_task(library("student").imitation_gradients, work, len(rows), workers)
     n = len(rows) * T * LANES * 4
-    grads = _named(student, w, sums.sum(0, keepdim=True) / n)
-    return loss.sum().item() / n, {k: g[0] for k, g in grads.items()}
+    return loss.sum().item() / n, _named(student, w, sums.sum(0) / n)
 
 # %% ../../nbs/sim/native.ipynb #88279761
 def student_rollout(student,      # RaptorPolicy
@@ -390,44 +385,3 @@ def student_rollout(student,      # RaptorPolicy
     work = task(StudentRollout, **sizes, **keep)
     run_task(library("student").student_rollout, work, B)
     return list(out.values())
-
-# %% ../../nbs/sim/native.ipynb #55011bd6
-def student_segment(student,     # RaptorPolicy
-                    params: DroneParams,
-                    state,       # (D, E, 21) state vectors
-                    hidden,      # (D, E, hidden) of the student
-                    past,        # (D, E, 36): what was sensed one and two steps ago
-                    reset_state, # (D, E, 21) where flights that end begin again
-                    force,       # (D, W, E, 3) N at evenly spaced times of the segment
-                    sigma,       # (D, E) m
-                    delay,       # (D, E) steps
-                    reset_mask,  # (D, E) bool: a flight begins with the segment
-                    seed: int,   # of the noise
-                    weights_of_cost, # learn.cost.CostWeights
-                    steps,
-                   ):            # (state, hidden, past) after it; {name: (blocks, ...)}
-                                 # gradients of each block's mean cost a step; cost
-                                 # (blocks,); flights that ended a step
-    "A segment of the student's flight and its gradients. Raises NativeError"
-    D, E, _ = state.shape
-    check_flights(E)
-    w, B, H, W = weights(student), D * E // LANES, student.hidden_dim, force.shape[1]
-    each = dict(sigma=sigma, delay=delay, reset_mask=reset_mask)
-    check_shapes(state=(state, (D, E, 21)), hidden=(hidden, (D, E, H)),
-                 past=(past, (D, E, 36)),
-                 reset_state=(reset_state, (D, E, 21)), force=(force, (D, W, E, 3)),
-                 drones=(params.mass, (D, 1)),
-                 **{k: (x, (D, E)) for k, x in each.items()})
-    sums, costs, ends = torch.empty(B, _parameters(w)), torch.empty(B), torch.empty(B)
-    moved = dict(state=state, hidden_state=hidden, past=past)
-    moved = {k: flights_last(x).clone() for k, x in moved.items()}
-    keep = dict(
-        drones=table(params), reset_state=flights_last(reset_state),
-        force=flights_last(force), noise=NOISE, seeds=_seeds(B, seed), gradients=sums,
-        costs=costs, ends=ends, **moved, **w,
-        **{k: _number(x) for k, x in each.items()})
-    sizes = dict(envs=E, steps=steps, hidden=H, knots=W)
-    work = task(StudentSegment, **sizes, cost=cost_structure(weights_of_cost), **keep)
-    run_task(library("student").student_segment, work, B)
-    n, moved = steps * LANES, [x.mT for x in moved.values()]
-    return moved, _named(student, w, sums / n), costs / n, ends.sum().item() / (n * B)

@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['LAYOUT', 'MOTORS', 'MEANING', 'EXTREME', 'Target', 'ExportError', 'flyable', 'optional', 'existing', 'layout',
-           'provenance', 'gates', 'policy_step', 'Artefact', 'flight_observations', 'trial_inputs',
-           'example_observations', 'shortest_decimals']
+           'provenance', 'gates', 'policy_step', 'Artefact', 'flight_observations', 'trial_inputs', 'shortest_decimals']
 
 # %% ../../nbs/targets/artefact.ipynb #ddac83d4
 import importlib
@@ -149,10 +148,9 @@ def policy_step(g,           # what `gates` gives
 class Artefact:
     "A file that flies; a subclass opens it and computes a step in `_step`"
     obs_dim, hidden_dim, action_dim = 22, 16, 4
-    tolerance = 1e-5    # largest difference of an action from the policy's
+    unit = 2. ** -20   # relative change of the policy's weights that it may equal
     kinds = ('flight', 'random', 'extreme', 'zero') # inputs on which it is compared
-    slack = 1           # how many times that is allowed on inputs that are no flights
-    on_average = False  # whether the mean difference counts, not the largest
+    on_average = False # whether the mean difference counts, not the largest
     metadata, _hidden = {}, None
 
 @patch
@@ -178,6 +176,18 @@ def evaluate_step(self:Artefact,
                           "another number of drones")
     action, self._hidden = self._step(given, self._hidden)
     return action
+
+# %% ../../nbs/targets/artefact.ipynb #ca150fab
+@patch
+def get_hidden_state(self:Artefact): # (1, B, 16), or None before the first step
+    return None if self._hidden is None else self._hidden.copy()
+
+@patch
+def set_hidden_state(self:Artefact,
+                     hidden, # (1, B, 16) float32 array, or None to reset
+                    ):
+    "The next step goes on from here"
+    self._hidden = hidden
 
 # %% ../../nbs/targets/artefact.ipynb #b70875f1
 @patch
@@ -238,12 +248,6 @@ def trial_inputs(kind,        # 'flight', 'random', 'extreme' or 'zero'
     if kind == 'zero': return np.zeros((steps, batch, dim), np.float32)
     if kind == 'extreme': return _corners(steps, batch, dim, random)
     return random.normal(size=(steps, batch, dim)).astype(np.float32)
-
-# %% ../../nbs/targets/artefact.ipynb #1f3b0204
-def example_observations(policy, steps, flights): # -> (T, B, 22)
-    "A short record to replay"
-    kind = 'flight' if (policy.obs_dim, policy.action_dim) == (22, 4) else 'random'
-    return trial_inputs(kind, steps, flights, policy.obs_dim, policy)
 
 # %% ../../nbs/targets/artefact.ipynb #0fcc3948
 def shortest_decimals(w): # float32 array -> nested lists of numbers

@@ -98,8 +98,10 @@ import { createInterface } from 'readline';
 const json = JSON.parse(readFileSync(process.argv[2]));
 let flights = [];
 function answer(asked) {
-  if (typeof asked !== 'number') return asked.map((o, i) => flights[i].step(o));
-  flights = Array.from({ length: asked }, () => new Policy(json));
+  if (asked === null) return flights.map(flight => flight.memory);
+  if (Array.isArray(asked)) return asked.map((o, i) => flights[i].step(o));
+  if (asked.memory) asked.memory.forEach((h, i) => flights[i].memory = h);
+  else flights = Array.from({ length: asked.flights }, () => new Policy(json));
   return selfTest(json);
 }
 for await (const line of createInterface({ input: process.stdin }))
@@ -120,7 +122,7 @@ class NodePolicy(Artefact):
         command = ['node', f'{self.folder.name}/pipe.mjs', str(path)]
         self.node = subprocess.Popen(command, stdin=subprocess.PIPE,
                                      stdout=subprocess.PIPE, text=True)
-        self.flights, self.self_test = 0, self._ask(1)
+        self.flights, self.self_test = 0, self._ask({'flights': 1})
 
     def reset(self, batch_size=None): self.flights = 0
 
@@ -130,7 +132,7 @@ class NodePolicy(Artefact):
 
 # %% ../../nbs/targets/harness.ipynb #88d78407
 @patch
-def _ask(self:NodePolicy, what): # number of flights, or observations -> its answer
+def _ask(self:NodePolicy, what): # see `answer` above -> its answer
     self.node.stdin.write(json.dumps(what) + '\n')
     self.node.stdin.flush()
     answer = self.node.stdout.readline()
@@ -144,8 +146,18 @@ def evaluate_step(self:NodePolicy,
     "One step"
     if not self.flights:
         self.flights = len(observation)
-        self._ask(self.flights)
+        self._ask({'flights': self.flights})
     return np.float32(self._ask(np.asarray(observation, float).tolist()))
+
+@patch
+def get_hidden_state(self:NodePolicy): # (1, B, 16)
+    return np.float32(self._ask(None))[None]
+
+@patch
+def set_hidden_state(self:NodePolicy, hidden): # (1, B, 16)
+    self.flights = hidden.shape[1]
+    self._ask({'flights': self.flights})
+    self._ask({'memory': np.asarray(hidden[0], float).tolist()})
 
 # %% ../../nbs/targets/harness.ipynb #19ab9f6d
 STEPS_PROGRAM = '''

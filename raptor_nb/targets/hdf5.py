@@ -7,7 +7,8 @@ __all__ = ['TARGETS', 'write_hdf5']
 
 # %% ../../nbs/targets/hdf5.ipynb #13d8a4db
 from ..policy import RaptorPolicy
-from .artefact import Target, example_observations, flyable, provenance
+from .artefact import Target, flyable, provenance
+from .tolerance import example
 
 # %% ../../nbs/targets/hdf5.ipynb #d51db73e
 def write_hdf5(policy,      # RaptorPolicy
@@ -16,8 +17,8 @@ def write_hdf5(policy,      # RaptorPolicy
                route=None,  # there is only one
               ):
     "The layout of rl_tools, with an example of flights. Raises ExportError"
-    flights = example_observations(policy, 200, 2)
-    flyable(policy).to_hdf5(path, flights, provenance(source)['source'])
+    ours = flyable(policy)
+    ours.to_hdf5(path, *example(ours, 200, 2), provenance(source)['source'])
 
 TARGETS = [Target('h5', '.h5', 'rl_tools and foundation_policy', write_hdf5,
                   RaptorPolicy.from_hdf5)]

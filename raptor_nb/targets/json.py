@@ -13,9 +13,9 @@ import torch
 
 from ..policy import RaptorPolicy
 from .artefact import Artefact, ExportError, MOTORS, Target
-from .artefact import example_observations, existing, flyable, gates
-from .artefact import layout, policy_step, provenance
-from .artefact import shortest_decimals
+from .artefact import existing, flyable, gates, layout, policy_step
+from .artefact import provenance, shortest_decimals
+from .tolerance import example
 
 # %% ../../nbs/targets/json.ipynb #07069deb
 JSON_FORMAT = 'raptor_nb policy 1'
@@ -39,12 +39,10 @@ def _layers(policy): # RaptorPolicy -> list of three dicts
     return [dense('input_layer', 'relu'), gru, dense('output_layer', 'identity')]
 
 def _example(policy): # RaptorPolicy -> dict of lists
-    "Twenty steps of a flight, and what it answers"
-    seen = example_observations(policy, 20, 1)
-    with torch.no_grad():
-        action = flyable(policy)(torch.from_numpy(seen).transpose(0, 1))[0][0]
-    return {'observation': shortest_decimals(seen[:, 0]),
-            'action': shortest_decimals(action)}
+    "At most twenty steps of a flight, and what it answers"
+    observation, action = example(policy, 20, 1)
+    return {'observation': shortest_decimals(observation[:, 0]),
+            'action': shortest_decimals(action[:, 0])}
 
 # %% ../../nbs/targets/json.ipynb #5b345be3
 def policy_json(policy,      # RaptorPolicy
