@@ -59,7 +59,7 @@ def test_first_updates_are_those_of_the_native_engine():
     interval = out["settings"]["optimiser"]["interval"]
     assert gap[:interval - 1].max() < 3e-5 and gap.max() < .02, gap   # a new basis amplifies rounding
     np.testing.assert_allclose([u["cost"] for u in out["log"]], costs, rtol=.02)
-    assert np.linalg.norm(theirs[-1] - theirs[0]) > .1 * np.linalg.norm(theirs[0])   # it has learned something by then
+    assert np.linalg.norm(theirs[-1] - theirs[0]) > .02 * np.linalg.norm(theirs[0])   # it has learned something by then
 
 
 def test_who_flies_a_block_changes_nothing():

@@ -77,7 +77,8 @@ def training():
                  jumps=jump_probability(settings, how), tilt_share=flown.tilt_share,
                  tilt=flown.max_tilt, resets=how.reset_probability, new_drones=1.)
     optimiser = SOAP | dict(rate=how.learning_rate, max_grad_norm=how.max_grad_norm,
-                            max_block_norm=how.max_block_norm, learn_h0=0)
+                            max_block_norm=how.max_block_norm,
+                            learn_h0=int(how.learn_initial_state))
     return dict(updates=UPDATES, steps=how.horizon, flights=how.flights, draws=draws,
                 optimiser=optimiser, max_velocity=how.max_velocity,
                 hard_drone_share=how.hard_drone_share,

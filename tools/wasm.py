@@ -8,6 +8,7 @@ import base64
 import ctypes
 import hashlib
 import json
+import re
 import shutil
 import subprocess
 import tempfile
@@ -22,7 +23,7 @@ from raptor_nb.learn.direct_native import DirectStep, DirectTraining, FlightDraw
 from raptor_nb.policy import LAYOUT, RaptorPolicy
 from raptor_nb.sim import native
 from raptor_nb.sim.physics import NOISE
-from raptor_nb.targets.artefact import example_observations, gates
+from raptor_nb.targets.artefact import gates, trial_inputs
 from raptor_nb.targets.json import policy_json
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -36,14 +37,20 @@ FLAGS = ("--target=wasm32-wasi -std=c++17 -O3 -msimd128 -ffp-contract=fast -fno-
          "-mllvm -inline-threshold=50 -mllvm -inlinehint-threshold=50").split()
 SECTION = b"made from"   # a section of the file, which browsers pass over
 NEEDS = ("clang++ with lld, wasi-libc and a libc++ for WebAssembly "
-         "(Debian: lld wasi-libc libc++-14-dev-wasm32 libclang-rt-14-dev-wasm32)")
+         "(Debian: lld wasi-libc libc++-dev-wasm32 libclang-rt-dev-wasm32)")
+
+
+def sources(file=SOURCE):
+    "A C++ file and everything of this package that it includes"
+    found = [file]
+    for name in re.findall(r'^#include "(.+)"', file.read_text(encoding="utf-8"), re.M):
+        found += sources((file.parent / name).resolve())
+    return sorted(set(found))
 
 
 def sources_hash():
     "Of everything that the kernels are made from"
-    native = ROOT / "raptor_nb/native"
-    files = [SOURCE, *sorted((*native.glob("*.h"), *native.glob("*.cpp")))]
-    parts = [p.name.encode() + b"\0" + p.read_bytes() for p in files]
+    parts = (p.name.encode() + b"\0" + p.read_bytes() for p in sources())
     return hashlib.sha256(b"\0".join([*parts, " ".join((*FLAGS, *EXPORTS)).encode()])).hexdigest()
 
 
@@ -140,12 +147,13 @@ def onnx_template():
     return dict(bytes=encoded(data), slots=slots, initial=text)
 
 
-def hdf5_template(steps=50):
+def hdf5_template(steps=20): # few: what a lively hidden state makes of rounding grows with them
     "The layout of rl_tools with an example of a flight, and where its numbers stand"
     policy = stand_in()
-    flight = example_observations(RaptorPolicy.pretrained(), 200, 2)[:steps, :1]
+    flight = trial_inputs("flight", steps, 1, policy=RaptorPolicy.pretrained())
     with tempfile.TemporaryDirectory() as folder:
-        path = policy.to_hdf5(Path(folder) / "policy.h5", flight, "trained in a browser")
+        path = policy.to_hdf5(Path(folder) / "policy.h5", flight,
+                              checkpoint_name="trained in a browser")
         with h5py.File(path) as f:
             at = {name: f[f"actor/layers/{where}/parameters"] for where, (name, _) in LAYOUT.items()}
             at |= {k: f[f"example/{k}"] for k in ("input", "output")}
