@@ -1,6 +1,10 @@
 // A student's own flights over a fleet of drones, improved by their gradient through physics, sensors and hidden state
 // (nbs/learn/direct.ipynb, where the same is written in torch). Sixteen flights, each of a drone of its own, are a block.
 // What a block draws depends on seed, update and block alone, not on who computes it.
+#ifndef __wasm__
+#include <atomic>
+#include <thread>
+#endif
 #include "nn.h"
 #include "physics.h"
 #include "random.h"
@@ -385,11 +389,68 @@ void step_of(const DirectStep& t) {
 
 extern "C" {
 
+// what an update is told by: mean cost a step, flights that ended (a step), median norm of the blocks' gradients, and how
+// many of those were not finite
+void direct_numbers(const DirectTraining* t, float* out) {
+    const int blocks = t->flights / LANES;
+    std::vector<float> norms;
+    float cost = 0, ended = 0;
+    int costs = 0;
+    for (int i = 0; i < blocks; i++) {
+        ended += t->ends[i] / blocks;
+        if (t->norms[i] * 0.f == 0.f) norms.push_back(t->norms[i]);
+        if (t->costs[i] * 0.f != 0.f) continue;
+        cost += t->costs[i];
+        costs++;
+    }
+    std::sort(norms.begin(), norms.end());
+    const float nothing = NAN;
+    out[0] = costs ? cost / costs : nothing;
+    out[1] = ended;
+    out[2] = norms.empty() ? nothing : norms[(norms.size() - 1) / 2];
+    out[3] = (float)(blocks - (int)norms.size());
+}
 int32_t optimiser_size(int32_t hidden) { return (int32_t)optimiser_size_of(hidden); }
 void direct_step(const DirectStep* t) { step_of(*t); }
 int32_t pool_size(int32_t hidden) { return POOL + hidden; }
 void direct_segment(const DirectTraining* t, int32_t first, int32_t last) {  // blocks first ... last - 1
     for (int block = first; block < last; block++) segment_of(*t, block);
 }
+
+#ifndef __wasm__
+// As many updates as there are rates, on several threads; numbers: (updates, 4), of `direct_numbers`. A block is computed
+// by whoever is free, and the gradients are added in the order of the blocks: the result is the same on one thread.
+void direct_updates(DirectTraining* t, DirectStep* s, const float* rates, int32_t updates, int32_t threads, float* numbers) {
+    const int blocks = t->flights / LANES;
+    std::atomic<int> next{blocks}, done{0}, round{0};
+    const auto work = [&] {
+        for (int block; (block = next.fetch_add(1)) < blocks; done.fetch_add(1)) segment_of(*t, block);
+    };
+    const auto help = [&] {
+        for (int seen = 0;;) {
+            for (int waits = 0; round.load() == seen; waits++)
+                if (waits > 200) std::this_thread::yield();
+            if ((seen = round.load()) < 0) return;
+            work();
+        }
+    };
+    std::vector<std::thread> helpers;
+    for (int i = 1; i < threads; i++) helpers.emplace_back(help);
+    for (int i = 0; i < updates; i++) {
+        done = 0;
+        next = 0;
+        round.fetch_add(1);
+        work();
+        while (done.load() < blocks) std::this_thread::yield();
+        direct_numbers(t, numbers + 4 * i);
+        s->how.learning_rate = rates[i];
+        step_of(*s);
+        t->update++;
+        s->update++;
+    }
+    round = -1;
+    for (std::thread& helper : helpers) helper.join();
+}
+#endif
 
 }
