@@ -142,8 +142,8 @@ def _step(self:NativeTraining):
         DirectStep, blocks=self.blocks, hidden=padded(self.policy.hidden_dim),
         update=self.updates + 1, learn_h0=how.learn_initial_state,
         how=SoapSettings(0., .9, .99, .95, how.rotation_interval),
-        max_grad_norm=how.max_grad_norm, gradients=self.block_gradients, parameters=self.parameters,
-        optimiser=self.optimiser)
+        max_grad_norm=how.max_grad_norm, gradients=self.block_gradients,
+        parameters=self.parameters, optimiser=self.optimiser)
 
 @patch
 def draws(self:NativeTraining) -> FlightDraws:
