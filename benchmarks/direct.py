@@ -77,12 +77,12 @@ def measure(tries):
     for _ in range(tries):  # interleaved, so that all meet the same machine
         with single_threaded():
             quickest("peak", lambda: fused(20_000))
-            quickest("gradients, 1 core", run.segment)
-            quickest("update, 1 core", lambda: run.update(1e-3))
+            quickest("gradients, 1 core", run.gradients)
+            quickest("update, 1 core", lambda: run.advance([1e-3]))
         threads = torch.get_num_threads()
         torch.set_num_threads(cores)
-        quickest(f"gradients, {cores} cores", run.segment)
-        quickest(f"update, {cores} cores", lambda: run.update(1e-3))
+        quickest(f"gradients, {cores} cores", run.gradients)
+        quickest(f"update, {cores} cores", lambda: run.advance([1e-3]))
         torch.set_num_threads(threads)
     peak = 20_000 * 12 * 2 * native.LANES / seconds.pop("peak") / 1e9
     parts = operations()
