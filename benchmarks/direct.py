@@ -95,7 +95,8 @@ def measure(tries):
         milliseconds={k: round(1e3 * s, 3) for k, s in seconds.items()},
         processor_milliseconds={k: round(1e3 * work[k], 3) for k in seconds},
         updates_a_second={k: round(1 / s, 1) for k, s in seconds.items() if "update" in k},
-        scaling=round(seconds["gradients, 1 core"] / seconds[f"gradients, {cores} cores"], 2), cores=cores,
+        cores=cores, scaling=round(
+            seconds["gradients, 1 core"] / seconds[f"gradients, {cores} cores"], 2),
         gflops=round(count / one / 1e9, 1), peak_gflops=round(peak, 1),
         share_of_peak=round(count / one / 1e9 / peak, 3),
         share_of_peak_dense=round(dense * count / one / 1e9 / peak, 3))
