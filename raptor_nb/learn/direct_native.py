@@ -50,6 +50,13 @@ def supports(student: RaptorPolicy) -> bool:
     sizes = student.obs_dim, student.action_dim
     return sizes == (22, 4) and student.hidden_dim <= 64
 
+def _check_student(s: RaptorPolicy): # Raises NativeError
+    if supports(s): return
+    raise NativeError(
+        f"the student takes {s.obs_dim} values, remembers {s.hidden_dim} and commands "
+        f"{s.action_dim}; direct training in C++ takes 22, up to 64, and 4; choose "
+        "apg.engine: torch")
+
 def _shape(name, hidden_dim, wide): # in C++, with `wide` units instead of hidden_dim
     "(gates, inputs, outputs a gate) of a matrix; a vector has one input"
     gates = 3 if name in ("wi", "bi", "wh", "bh") else 1
@@ -103,6 +110,7 @@ class NativeTraining:
                  jumps,                # probability, a segment
                 ):
         native.check_flights(how.flights)
+        _check_student(student)
         self.settings, self.how, self.policy = settings, how, student.cpu_copy()
         H, self.blocks = padded(student.hidden_dim), how.flights // LANES
         lib = self.library = native.library("direct")
@@ -145,9 +153,8 @@ def segment(self:NativeTraining):
 
 # %% ../../nbs/learn/direct_native.ipynb #a4a9c6f4
 @patch
-def update(self:NativeTraining, learning_rate) -> dict:
-    "Fly a segment and follow its gradient: numbers for the log"
-    self.segment()
+def follow(self:NativeTraining, learning_rate):
+    "An update of the parameters by the blocks' gradients"
     step = native.task(
         DirectStep, blocks=self.blocks, hidden=padded(self.policy.hidden_dim),
         update=self.updates + 1, learn_h0=self.how.learn_initial_state,
@@ -156,6 +163,12 @@ def update(self:NativeTraining, learning_rate) -> dict:
         parameters=self.parameters, optimiser=self.optimiser)
     self.library.direct_step(ctypes.byref(step))
     self.updates += 1
+
+@patch
+def update(self:NativeTraining, learning_rate) -> dict:
+    "Fly a segment and follow its gradient: numbers for the log"
+    self.segment()
+    self.follow(learning_rate)
     finite, costs = torch.isfinite(self.norms), self.costs
     return dict(cost=costs[torch.isfinite(costs)].mean().item(),
                 ended=100 * self.ends.mean().item(),
