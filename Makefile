@@ -6,17 +6,19 @@ JOBS ?= 2
 PROFILE ?= quick
 SLOW ?=
 NAME ?=
+ROAD ?=
 LAB ?= runs/lab
 COMPLETE ?=
 
-.PHONY: help setup run foundation reports check test notebooks tools prepare readme docs fly page bundle lab bench tflite export-report clean
+.PHONY: help setup minute run foundation reports check test notebooks tools prepare readme docs fly page bundle lab bench tflite export-report clean
 help:      ## this list
 	@grep -hE '^[a-z-]+: .*##|^[a-z-]+:  *##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-13s %s\n", $$1, $$2}'
 	@printf '%s\n' '' '  variables:' \
 	  '  PYTHON=...     the interpreter for .venv (3.11 or 3.12)' \
 	  '  PIP_ARGS=...   further arguments of pip install; the default torch of Linux is the CUDA build,' \
 	  '                 so without a GPU give the index of CPU builds that PyTorch documents' \
-	  '  PROFILE=full   for make run: 1000 drones instead of 64' \
+	  '  PROFILE=full   for make run: the settings of the student that is shipped' \
+	  '  ROAD=teachers  for make run and foundation: direct (from random weights), teachers (distillation), both' \
 	  '  NAME=quick     for make reports: which' \
 	  '  LAB=nbs        for make lab: the notebooks of the clone themselves instead of copies in runs/lab' \
 	  '  SLOW=1         for make test: the tests that take minutes as well' \
@@ -30,12 +32,22 @@ help:      ## this list
 setup:     ## .venv with the locked packages and a compiled l2f (the other targets do this first)
 	@PYTHON='$(PYTHON)' PIP_ARGS='$(PIP_ARGS)' tools/setup.sh
 
-run: export WARM := $(PROFILE)
-run: setup       ## drones, teachers, student, export, flights and the report: runs/quick/report
-	$(BIN)/raptor_pipeline --profile $(PROFILE)
+# opens a page where there is a screen, and says where it lies
+open_page = if [ "$$(uname)" = Darwin ]; then open $(1); \
+	elif [ -n "$$DISPLAY$$WAYLAND_DISPLAY" ] && command -v xdg-open >/dev/null; then xdg-open $(1); fi; \
+	echo 'the page is $(CURDIR)/$(1): any browser opens it, without a server or a network'
 
-foundation: setup ## the student that is shipped: 1000 drones, teachers, three seeds, and what is known about them: runs/full/report
-	$(BIN)/raptor_pipeline --profile full --studies 09_published_recipe,08_understand
+minute: setup    ## from random weights to a student that flies, and the page on which it does: runs/minute/fly.html
+	$(BIN)/raptor_train --output-dir runs/minute
+	@$(BIN)/python tools/minute.py runs/minute/student.safetensors
+	@$(call open_page,runs/minute/fly.html)
+
+run: export WARM := $(PROFILE)
+run: setup       ## both roads to a student, export, flights and the report: runs/quick/report
+	$(BIN)/raptor_pipeline --profile $(PROFILE) $(if $(ROAD),--road $(ROAD))
+
+foundation: setup ## the student that is shipped, by the direct road, three seeds: runs/full/report; studies where there are teachers
+	$(BIN)/raptor_pipeline --profile full $(if $(ROAD),--road $(ROAD)) --studies 09_published_recipe,08_understand
 
 reports: setup   ## a finished run's report into reports/<NAME>, its weights into raptor_nb/weights; without NAME: which there are
 	@$(BIN)/python tools/reports.py $(NAME)
@@ -70,9 +82,7 @@ docs: setup      ## the documentation in _docs/index.html, without Quarto
 	$(BIN)/python tools/docs.py
 
 fly:  ## opens web/fly.html, the page on which drones fly; nothing is installed for it
-	@if [ "$$(uname)" = Darwin ]; then open web/fly.html; \
-	elif [ -n "$$DISPLAY$$WAYLAND_DISPLAY" ] && command -v xdg-open >/dev/null; then xdg-open web/fly.html; fi; \
-	echo 'the page is $(CURDIR)/web/fly.html: any browser opens it, without a server or a network'
+	@$(call open_page,web/fly.html)
 
 page: setup      ## web/fly.html again, after the student was replaced or web/page.html was edited
 	@$(BIN)/python tools/fly.py

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['RESUMES', 'TFLITE', 'command', 'open_stdin', 'parser', 'stage_parser', 'add_seed', 'at_least_one', 'given', 'common',
-           'pipeline_parser', 'pipeline_command', 'generate_dynamics', 'make_folder', 'refuse_another',
-           'teachers_parser', 'drones_folder', 'train_teachers_command', 'student_parser', 'train_student_command',
-           'with_tflite', 'export_parser', 'export_command', 'publish_flights', 'copy_notebooks', 'notebooks_command']
+           'pipeline_parser', 'pipeline_command', 'train_parser', 'train_command', 'generate_dynamics', 'make_folder',
+           'refuse_another', 'teachers_parser', 'drones_folder', 'train_teachers_command', 'student_parser',
+           'train_student_command', 'with_tflite', 'export_parser', 'export_command', 'publish_flights',
+           'copy_notebooks', 'notebooks_command']
 
 # %% ../nbs/cli.ipynb #9f1cdae4
 import argparse
@@ -21,6 +22,7 @@ from .core.config import ConfigError
 from .settings import load_config
 from .core.execute import StageError, first_line, say
 from .core.records import WriteError, atomic, load_json
+from .core.tracking import headline_of
 from .drones import write_drone_files
 from .targets.registry import DEFAULT
 from .pipeline import notebooks_folder, pipeline, run_stage
@@ -94,10 +96,13 @@ def common(args) -> dict: # parameters of every stage
 # %% ../nbs/cli.ipynb #9dfd4a54
 def pipeline_parser():
     "The options of raptor_pipeline"
-    p = parser('raptor_pipeline', 'Drones, teachers, student, export, flights, report. '
+    p = parser('raptor_pipeline', 'Student, export, flights, report. '
                'What is finished is skipped, what was stopped is resumed.')
     add = p.add_argument
     add('--profile', default='quick', help='quick, full, or a YAML file of settings')
+    add('--road', default='',
+        help="to a student: 'direct', from random weights; 'teachers', by "
+             "distillation; 'both'; empty: as the settings say")
     add('--output-dir', default='', help='for artefacts; empty: runs/<profile>')
     add('--report-dir', default='', help='for the report; empty: <output-dir>/report')
     add_seed(p)
@@ -114,9 +119,34 @@ def pipeline_command(argv=None): # arguments; None: the command line's
     args = pipeline_parser().parse_args(argv)
     studies = tuple(s.strip() for s in args.studies.split(',') if s.strip())
     rows = pipeline(args.profile, args.output_dir, args.report_dir, args.device,
-                    args.seed, studies=studies)
+                    args.seed, studies=studies, road=args.road)
     output = args.output_dir or f'runs/{Path(args.profile).stem}'
     if args.ship: ship(output, args.ship, rows)
+
+# %% ../nbs/cli.ipynb #30011d1a
+def train_parser():
+    "The options of raptor_train"
+    p = stage_parser('raptor_train', 'A student from random weights, without teachers.')
+    add = p.add_argument
+    add('--drones',
+        help="a fleet's file or a folder of 0000.json; without it they are sampled")
+    add('--start', help="a student's file to go on from; without it random weights")
+    add('--updates', type=int, help='without it as the settings say')
+    add('--hidden-dim', type=int,
+        help='size of the hidden state; without it as the settings say')
+    add_seed(p)
+    return p
+
+# %% ../nbs/cli.ipynb #33e7e926
+@command
+def train_command(argv=None): # arguments; None: the command line's
+    "raptor_train: 03_direct"
+    p = train_parser()
+    args = p.parse_args(argv)
+    at_least_one(p, args, 'updates', 'hidden_dim')
+    own = given(args, 'drones', 'start', 'updates', 'hidden_dim', 'device', 'seed')
+    run = run_stage('03_direct', common(args) | own)
+    if sentence := headline_of(run.report): say(sentence)
 
 # %% ../nbs/cli.ipynb #922b4503
 def generate_dynamics(directory, # folder for 0000.json ...
@@ -300,4 +330,4 @@ def notebooks_command(argv=None): # arguments; None: the command line's
     folder = p.parse_args(argv).folder
     copies = copy_notebooks(folder)
     say(f"{len(copies)} notebooks in '{folder}'; run one with: papermill "
-        f'{folder}/03_pretrain.ipynb out.ipynb -p algorithm apg -p num_teachers 8')
+        f'{folder}/03_direct.ipynb out.ipynb -p output_dir runs/minute')

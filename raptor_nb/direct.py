@@ -105,8 +105,9 @@ def plot_method(how: direct.Direct,
     _back(ax, (4.4, 1), (3.2, 1))
     _back(ax, (4.4, 1), (4.4, 2), 0)
     small = dict(ha='center', fontsize=8)
-    for text, x, y in (('hidden state', 1.7, 2.12), ('state', 1.85, 1.1), ('...', 2.75, 1.5),
-                       ('late, noisy', 1.88, .3)): ax.text(x, y, text, **small)
+    for text, x, y in (('hidden state', 1.7, 2.12), ('state', 1.85, 1.1),
+                       ('...', 2.75, 1.5), ('late, noisy', 1.88, .3)):
+        ax.text(x, y, text, **small)
     ax.text(3.8, .52, 'gradient', color='tab:red', **small)
     ax.set(xlim=(-.5, 5), ylim=(-.3, 2.4))
     ax.axis('off')
@@ -115,8 +116,8 @@ def plot_method(how: direct.Direct,
 # %% ../nbs/03_direct.ipynb #981b779d
 def sections(settings: Settings) -> dict:
     "The settings that a student depends on"
-    names = ['training', 'apg', 'domain_randomization', 'flight_randomization', 'direct',
-             'student', 'validation', 'environment']
+    names = ['training', 'apg', 'domain_randomization', 'flight_randomization',
+             'direct', 'student', 'validation', 'environment']
     return {k: settings.to_dict()[k] for k in names}
 
 def train_student(settings: Settings,  # with the seed of this student
@@ -131,8 +132,9 @@ def train_student(settings: Settings,  # with the seed of this student
     how, name = settings.direct, f'seed-{settings.training.seed}'
     student, validation = first_student(settings, start), validation_drones(settings)
     kept = Checkpoints(Path(output_dir)/f'checkpoints/direct/{name}-{mark}', keep=2)
-    what, logs = f"{name.replace('-', ' ')}, update", Path(output_dir)/f'logs/direct/{name}'
-    metrics, log = training_log(logs, what, how.num_updates, 0, check_cancelled)
+    logs, what = Path(output_dir)/f'logs/direct/{name}', name.replace('-', ' ')
+    about = f'{what}, update', how.num_updates, 0, check_cancelled
+    metrics, log = training_log(logs, *about)
     with metrics:
         about = student, drones, validation, device
         student = direct.train(settings, how, *about, log, kept)

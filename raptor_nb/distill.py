@@ -64,8 +64,9 @@ def train_student(settings: Settings,  # with the seed of this student
     validation = validation_drones(settings)
     folder = Path(output_dir)/f'checkpoints/distill/seed-{seed}-{mark}'
     def stage(name, what, goal, before, train):
-        logs, about = Path(output_dir)/f'logs/distill/seed-{seed}', (goal, before)
-        metrics, log = training_log(logs, f'seed {seed}, {what}', *about, check_cancelled)
+        logs = Path(output_dir)/f'logs/distill/seed-{seed}'
+        about = f'seed {seed}, {what}', goal, before, check_cancelled
+        metrics, log = training_log(logs, *about)
         try: return train(log, Checkpoints(folder/name, keep=2))
         finally: metrics.close()
     def by_epochs(log, kept):

@@ -618,7 +618,7 @@ def load_policy(path, # .safetensors, checkpoint or a folder of such, .h5, 'publ
     path = _newest(Path(path)) if Path(path).is_dir() else Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no student '{path}'; make it with: "
-                                "papermill nbs/04_distill.ipynb out.ipynb -p "
+                                "papermill nbs/03_direct.ipynb out.ipynb -p "
                                 f"output_dir {path.parent}")
     if path.suffix in ('.h5', '.hdf5'): return RaptorPolicy.from_hdf5(path)
     if path.suffix != '.safetensors':

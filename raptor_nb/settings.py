@@ -41,6 +41,7 @@ class Student:
 # %% ../nbs/settings.ipynb #b59c0fcd
 @section
 class Pipeline:
+    road: Literal['direct', 'teachers', 'both'] = 'direct' # to a student
     drones: str = '' # file or folder; empty: sampled from domain_randomization
 
 # %% ../nbs/settings.ipynb #ba887e73

@@ -88,7 +88,7 @@ def own_flights(): # -> parameters, flights, optimiser, gradients of the last up
     s = load_config("default", direct=dict(flights=48, horizon=30), apg=dict(engine="native"),
                     flight_randomization=dict(velocity_jumps=3., delay_share=.5))
     run = direct.begin_training(s, s.direct, student_of(20), DRONES)
-    for _ in range(6): run.update(.005)
+    run.advance([.005] * 6)
     return run.parameters, run.pool, run.optimiser, run.block_gradients
 
 

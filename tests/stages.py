@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 STAND_INS = Path(__file__).with_name("stand_ins")
-STAGES = ("03_pretrain", "04_distill", "05_export", "06_evaluate")
+STAGES = ("03_direct", "03_pretrain", "04_distill", "05_export", "06_evaluate")
 PYTHON = {"kernelspec": {"display_name": "python3", "language": "python", "name": "python3"}}
 
 

@@ -12,6 +12,7 @@ from stages import Fake, cell, place, stand_in, write   # noqa: F401  (a fixture
 
 COMMANDS = {
     "raptor_pipeline": cli.pipeline_command,
+    "raptor_train": cli.train_command,
     "raptor_train_teachers": cli.train_teachers_command,
     "raptor_train_student": cli.train_student_command,
     "raptor_export": cli.export_command,
@@ -36,7 +37,9 @@ def given(place, monkeypatch):
 
 
 @pytest.mark.parametrize("name, options", [
-    ("raptor_pipeline", "--profile --output-dir --report-dir --device --seed --studies --ship"),
+    ("raptor_pipeline", "--profile --road --output-dir --report-dir --device --seed --studies "
+                        "--ship"),
+    ("raptor_train", "--config --output-dir --drones --start --updates --hidden-dim --device --seed"),
     ("raptor_train_teachers", "--config --output-dir --dynamics-dir --num-teachers --steps --seed "
                               "--generate-dynamics --device --algorithm --teacher-ids"),
     ("raptor_train_student", "--config --output-dir --teachers-dir --dynamics-dir --device"),
@@ -112,10 +115,30 @@ def test_quantize_adds_the_files_of_tflite(targets, all_of_them):
     assert cli.with_tflite(targets) == all_of_them
 
 
+def test_a_student_without_teachers(given):
+    Path("s.safetensors").write_text("student")
+    assert call("raptor_train --output-dir a --start s.safetensors --updates 5 --hidden-dim 8 "
+                "--seed 3 --device cpu") == 0
+    assert given == [dict(config="default", output_dir="a", start="s.safetensors", updates=5,
+                          hidden_dim=8, seed=3, device="cpu")]
+    assert Path("a/student.safetensors").is_file() and Path("a/03_direct.ipynb").is_file()
+
+
+def test_what_came_out_is_the_last_line(given, monkeypatch, capsys):
+    monkeypatch.setattr(cli, "headline_of", lambda path: f"It flies, says {path}.")
+    assert call("raptor_train --output-dir a") == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "It flies, says a/03_direct.ipynb."
+
+
+def test_one_road(given):
+    assert call("raptor_pipeline --road direct --output-dir a") == 0
+    assert [g["output_dir"] for g in given] == ["a"] * 3 and not Path("a/two_phase").exists()
+
+
 def test_pipeline(given):
     assert call("raptor_pipeline --profile quick --output-dir a --report-dir b --device cpu "
                 "--seed 2") == 0
-    assert [g["output_dir"] for g in given] == ["a"] * 4
+    assert [g["output_dir"] for g in given] == ["a", "a/two_phase", "a/two_phase", "a", "a"]
     assert given[0] == dict(config="quick", output_dir="a", device="cpu", seed=2)
     assert Path("b/index.html").is_file() and Path("b/verdict.json").is_file()
 
@@ -154,10 +177,10 @@ def test_generating_again_is_fine_but_nothing_is_overwritten(given, capsys):
 
 def test_notebooks(place, capsys):
     assert call("raptor_notebooks nb") == 0 and Path("nb/03_pretrain.ipynb").is_file()
-    said = "4 notebooks in 'nb'; run one with: papermill nb/03_pretrain.ipynb"
+    said = "5 notebooks in 'nb'; run one with: papermill nb/03_direct.ipynb"
     assert said in capsys.readouterr().out
     assert call("raptor_notebooks nb") == 2
-    assert capsys.readouterr().err == "raptor_notebooks: 'nb/03_pretrain.ipynb' is there already; " \
+    assert capsys.readouterr().err == "raptor_notebooks: 'nb/03_direct.ipynb' is there already; " \
                                       "nothing was overwritten: name another folder\n"
 
 
@@ -166,8 +189,8 @@ def test_copies_keep_their_folders(place):
     write(place / "nbs/.ipynb_checkpoints/03_pretrain-checkpoint.ipynb", cell("a = 1"))
     copies = cli.copy_notebooks("copies")
     assert [p.as_posix() for p in copies] == [
-        "copies/03_pretrain.ipynb", "copies/04_distill.ipynb", "copies/05_export.ipynb",
-        "copies/06_evaluate.ipynb", "copies/learn/sac.ipynb"]
+        "copies/03_direct.ipynb", "copies/03_pretrain.ipynb", "copies/04_distill.ipynb",
+        "copies/05_export.ipynb", "copies/06_evaluate.ipynb", "copies/learn/sac.ipynb"]
     assert copies[-1].read_bytes() == (place / "nbs/learn/sac.ipynb").read_bytes()
 
 
@@ -189,6 +212,17 @@ def test_no_notebooks_to_copy_is_a_sentence(place, monkeypatch):
     pytest.param("raptor_pipeline --studies 8_understand",
                  "there is no study '8_understand'; the nearest is '08_understand'",
                  id="unknown-study"),
+    pytest.param("raptor_pipeline --road rail",
+                 "raptor_pipeline: there is no road 'rail'; known: direct, teachers, both",
+                 id="unknown-road"),
+    pytest.param("raptor_train --updates 0", "--updates is 0; it must be at least 1",
+                 id="no-updates"),
+    pytest.param("raptor_train --start nobody.safetensors",
+                 "03_direct: start is 'nobody.safetensors', and there is no such file",
+                 id="missing-start"),
+    pytest.param("raptor_train --drones nowhere/drones.json",
+                 "03_direct: drones is 'nowhere/drones.json', and there is no such file",
+                 id="missing-fleet"),
     pytest.param("raptor_train_teachers --algorithm ppo",
                  "argument --algorithm: invalid choice: 'ppo'", id="unknown-algorithm"),
     pytest.param("raptor_train_teachers --num-teachers 0",

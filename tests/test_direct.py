@@ -1,5 +1,5 @@
 "A student trained by its own flights: both engines, their flights, their optimiser"
-from dataclasses import replace
+import ctypes
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from raptor_nb.core.records import Checkpoints, load_state, save_state
 from raptor_nb.drones import sample_fleet
 from raptor_nb.learn import direct
 from raptor_nb.learn.cost import cost_weights
-from raptor_nb.learn.direct_native import pack, padded, unpack
+from raptor_nb.learn.direct_native import NUMBERS, pack, padded, unpack
 from raptor_nb.learn.soap import INITIAL, LAYERS, Soap
 from raptor_nb.learn.student import sampling_probabilities, score
 from raptor_nb.policy import RaptorPolicy
@@ -45,6 +45,9 @@ def flights_of(run): # of either engine -> {name: (F, 1, ...)}
     return run.flights()
 
 
+def update(run, rate=.01): return dict(zip(NUMBERS, run.advance([rate])[0].tolist()))
+
+
 def place(run, flight, **state): # position, velocity: values of a flight's state vector
     "Puts flights elsewhere"
     columns = dict(position=slice(0, 3), velocity=slice(7, 10))
@@ -66,7 +69,7 @@ def weights_like(run, seed=0): # gradients of random numbers
 @engines
 def test_training_lowers_the_cost(engine):
     run = training(settings(engine, flights=64, reset_probability=1., horizon=50))
-    costs = [run.update(.02)["cost"] for _ in range(16)]
+    costs = run.advance([.02] * 16)[:, 0].tolist()
     assert sum(costs[-4:]) / 4 < .92 * sum(costs[:2]) / 2
 
 
@@ -75,7 +78,7 @@ def test_training_lowers_the_cost(engine):
 def test_the_initial_hidden_state_is_learned_where_it_is_asked_for(engine, learned):
     run = training(settings(engine, learn_initial_state=learned))
     before = {k: v.clone() for k, v in run.student().state_dict().items()}
-    for _ in range(2): run.update(.01)
+    run.advance([.01] * 2)
     moved = {k for k, v in run.student().state_dict().items() if not torch.equal(v, before[k])}
     assert moved == before.keys() - (set() if learned else {INITIAL})
 
@@ -83,12 +86,12 @@ def test_the_initial_hidden_state_is_learned_where_it_is_asked_for(engine, learn
 @engines
 def test_it_resumes_where_it_was_interrupted(engine, tmp_path):
     whole, first = (training(settings(engine)) for _ in range(2))
-    for _ in range(6): whole.update(.01)
-    for _ in range(3): first.update(.01)
+    whole.advance([.01] * 6)
+    for _ in range(3): update(first)
     path = save_state(tmp_path / "checkpoint.safetensors", first.state_dict())
     resumed = training(settings(engine), student_of(1))
     resumed.load_state_dict(load_state(path))
-    for _ in range(3): resumed.update(.01)
+    resumed.advance([.01] * 3)
     assert resumed.updates == 6 and same(whole.student(), resumed.student())
     for k, v in flights_of(whole).items(): assert torch.equal(v, flights_of(resumed)[k]), k
 
@@ -195,7 +198,7 @@ def test_gradients_are_clipped_block_by_block():
 @needs_native
 def test_the_native_engine_clips_alike():
     run = training(settings("native", max_block_norm=.02))
-    run.segment()
+    update(run)
     lengths = run.block_gradients.norm(dim=1)
     assert (run.norms > .02).all() and lengths.tolist() == pytest.approx([.02] * 2, rel=1e-3)
 
@@ -212,23 +215,25 @@ def test_one_tumbling_block_cannot_drown_the_others(tumbling, share):
 @engines
 def test_a_flight_that_overflows_costs_its_block_one_gradient(engine):
     run = training(settings(engine, reset_probability=0.))
-    run.update(.01)
+    update(run)
     place(run, 18, velocity=1e25)
-    got, after = run.update(.01), run.update(.01)
+    got, after = update(run), update(run)
     assert (got["lost_gradients"], after["lost_gradients"]) == (1, 0) and got["cost"] > 0
     assert all(torch.isfinite(p).all() for p in run.student().parameters())
     assert all(torch.isfinite(x).all() for x in flights_of(run).values())
 
 
-def test_the_learning_rate_falls_to_zero_in_a_line(monkeypatch):
-    rates, update = [], direct.TorchTraining.update
-    def recorded(self, rate):
-        rates.append(rate)
-        return update(self, rate)
-    monkeypatch.setattr(direct.TorchTraining, "update", recorded)
-    s = settings(num_updates=4, horizon=5, learning_rate=.01)
-    direct.train(s, s.direct, student_of(), DRONES, VALIDATION)
-    assert rates == pytest.approx([.01, .0075, .005, .0025])
+def test_the_learning_rate_falls_to_zero_in_a_line():
+    how = settings(num_updates=7, learning_rate=.07, log_interval=3, validation_interval=4).direct
+    ahead = [direct.next_rates(how, updates) for updates in (0, 3, 4, 6)]
+    assert [len(x) for x in ahead] == [3, 1, 2, 1], "up to the next line of the log"
+    assert sum(ahead, []) == pytest.approx([.07, .06, .05, .04, .03, .02, .01])
+
+
+def test_lines_of_the_log_are_means():
+    numbers = torch.tensor([[2., .01, 1., 0.], [4., .03, torch.nan, 2.]])
+    wanted = dict(cost=3., ended=2., gradient_norm=1., lost_gradients=2)
+    assert direct.told(numbers) == pytest.approx(wanted)
 
 
 # ---- SOAP
@@ -239,7 +244,10 @@ def follow(run, steps):
         if isinstance(run, direct.TorchTraining): run.optimiser.step(grads, .01)
         else:
             run.block_gradients[:] = pack(grads, run.policy.hidden_dim)
-            run.follow(.01)
+            step = run._step()
+            step.how.learning_rate = .01
+            run.library.direct_step(ctypes.byref(step))
+            run.updates += 1
     return run.student()
 
 
@@ -414,7 +422,7 @@ def test_packing_keeps_every_parameter(hidden):
 @needs_native
 def test_units_that_pad_stay_at_zero():
     run = training(settings("native"), student_of(hidden=20))
-    for _ in range(7): run.update(.01)
+    run.advance([.01] * 7)
     trained = run.student()
     assert torch.equal(pack(dict(trained.named_parameters()), 20), run.parameters)
     assert not same(trained, student_of(hidden=20))

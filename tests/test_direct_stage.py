@@ -90,13 +90,13 @@ def test_a_student_of_any_size_is_trained(tmp_path, size):
 
 
 def test_gradients_that_are_not_finite_are_counted_and_said(tmp_path, monkeypatch, capsys):
-    once, fly = [], direct.fly_segment
-    def broken(*args):
-        grads, *more = fly(*args)
+    once, gradients = [], direct.TorchTraining.gradients
+    def broken(run):
+        grads, *more = gradients(run)
         if not once: next(iter(grads.values()))[0] = torch.nan
         once.append(0)
         return grads, *more
-    monkeypatch.setattr(direct, "fly_segment", broken)
+    monkeypatch.setattr(direct.TorchTraining, "gradients", broken)
     made = stage.train_student(TINY, DRONES, tmp_path)
     assert all(torch.isfinite(p).all() for p in made.parameters())
     log = Metrics(tmp_path / "logs/direct/seed-42", tensorboard=False).frame()
@@ -110,7 +110,7 @@ def test_a_training_goes_on_from_a_student(tmp_path):
     published = RaptorPolicy.published()
     published.save(tmp_path / "first.safetensors")
     assert same(stage.first_student(TINY, tmp_path / "first.safetensors"), published)
-    wild = load_config(TINY, direct=dict(learning_rate=10., final_learning_rate=10.),
+    wild = load_config(TINY, direct=dict(learning_rate=10.),
                        environment=dict(episode_steps=100))
     made = stage.train_student(wild, DRONES, tmp_path, start=tmp_path / "first.safetensors")
     assert same(made, published), "the best was the one that was given"
@@ -164,4 +164,4 @@ def test_the_parameters_change_the_settings():
 def test_the_figure_says_what_an_update_takes():
     ax = stage.plot_method(TINY.direct, 5500)
     said = " ".join(t.get_text() for t in ax.texts)
-    assert "fleet of 5500" in said and "1 an update" in said and "step 10" in said
+    assert "fleet of 5500" in said and "16 at once" in said and "step 10" in said

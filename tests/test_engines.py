@@ -135,7 +135,7 @@ def test_the_torch_engine_is_wholly_torch(monkeypatch):
     args = student_of(), actors(), PARAMS, disturbances(), 5
     engine.imitation_gradients(args[0], engine.student_rollout(*args))
     s = load_config("default", apg=dict(engine="torch"), direct=dict(flights=16, horizon=5))
-    direct.begin_training(s, s.direct, args[0], DRONES).update(.01)
+    direct.begin_training(s, s.direct, args[0], DRONES).advance([.01])
     engine.teacher_segment(*teacher_flights(steps=5))
 
 

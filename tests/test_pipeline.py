@@ -37,7 +37,7 @@ from stages import Fake, cell, place, stand_in, write   # noqa: F401  (a fixture
                  r"04_distill needs 'out/teachers.safetensors', which 03_pretrain makes: run that",
                  id="missing-earlier-stage"),
     pytest.param("05_export", {}, FileNotFoundError,
-                 r"05_export needs 'out/student.safetensors', which 04_distill makes",
+                 r"05_export needs 'out/student.safetensors', which 03_direct makes",
                  id="missing-student"),
     pytest.param("06_evaluate", {"student": "no.safetensors"}, FileNotFoundError,
                  r"06_evaluate: student is 'no.safetensors', and there is no such file",
@@ -223,21 +223,23 @@ def test_pipeline(place, capsys):
     assert fake.jobs == list(P.STAGES)
     assert rows == json.loads((report / "verdict.json").read_text())
     value = {r["name"]: r["value"] for r in rows}
-    assert [value[f"wall time {s}"] for s in P.STAGES] == [2.] * 4
-    assert value["wall time"] == 8 and value["peak memory"] == 1
+    assert [value[f"wall time {s}"] for s in P.STAGES] == [2.] * 5
+    assert value["wall time"] == 10 and value["peak memory"] == 1 and value["drones"] == 5500
     assert {p.name for p in report.iterdir()} == \
            {"index.html", "verdict.json", "figures", *(f"{s}.ipynb" for s in P.STAGES)}
-    said = "The one check is met. The report is 'runs/quick/report/index.html'"
-    assert said in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "The student (from random weights, without teachers, in 2 s) survives 99.0 %" in said
+    assert "; the other (from teachers, by distillation, in 4 s) 99.0 %, 630 and 0.5 cm; the " \
+           "published policy 49.5 %, 315 and 0.2 cm. The one check is met. The report is " in said
     assert [p.name for p in Path(".").iterdir()] == ["runs"], "a run writes into its folder alone"
 
 
 def test_a_second_pipeline_finds_nothing_to_do(place):
     fake = Fake()
     rows = P.pipeline("quick", execute=fake)
-    assert P.pipeline("quick", execute=fake) == rows and len(fake.jobs) == 4
+    assert P.pipeline("quick", execute=fake) == rows and len(fake.jobs) == 5
     P.pipeline("quick", seed=5, execute=fake)
-    assert fake.jobs[4:] == list(P.STAGES)   # two take no seed, but the student is another
+    assert fake.jobs[5:] == list(P.STAGES)   # two take no seed, but the student is another
 
 
 def test_pipeline_stops_at_the_first_failure_and_is_resumed(place):
@@ -254,10 +256,11 @@ def test_pipeline_stops_at_the_first_failure_and_is_resumed(place):
 
 def test_drones_of_the_settings(place):
     Path("drones.json").write_text("[]")
-    Path("mine.yaml").write_text("inherit: quick.yaml\npipeline: {drones: drones.json}\n")
+    Path("mine.yaml").write_text("inherit: quick.yaml\npipeline: {drones: drones.json, road: both}\n")
     fake = Fake()
     P.pipeline("mine.yaml", execute=fake)
-    assert [g.get("drones") for g in fake.given] == ["drones.json", None, None, None]
+    given = [g.get("drones") for g in fake.given]
+    assert given == ["drones.json"] * 2 + [None] * 2 + ["runs/mine/two_phase/drones.json"]
 
 
 STUDIES = ("09_published_recipe", "08_understand")
@@ -279,7 +282,7 @@ def test_studies_follow_and_have_reports_of_their_own(studies):
         assert [r["name"] for r in json.loads((folder / "verdict.json").read_text())] == ["R2"]
         assert P.STUDIES[name].makes in (folder / "index.html").read_text()
         assert [p.name for p in folder.glob("*.ipynb")] == [f"{name}.ipynb"]
-    assert P.pipeline("quick", execute=fake, studies=STUDIES) == rows and len(fake.jobs) == 6
+    assert P.pipeline("quick", execute=fake, studies=STUDIES) == rows and len(fake.jobs) == 7
 
 
 def test_an_unknown_study_is_refused(place):
@@ -293,17 +296,89 @@ def test_an_unknown_study_is_refused(place):
 def test_the_sentence_of_a_notebook_opens_its_report(place, capsys):
     fake = Fake()
     def kernel_for_the_last(job): return (P.execute if "06" in job["notebook"] else fake)(job)
-    P.pipeline("quick", execute=kernel_for_the_last)
+    P.pipeline("quick", execute=kernel_for_the_last, road="teachers")
     report = Path("runs/quick/report")
     assert '<p class="headline">It flies.</p>' in (report / "index.html").read_text()
     assert "It flies. The one check is met. The report is" in capsys.readouterr().out
     assert headline_of(report / "06_evaluate.ipynb") == "It flies."
 
 
+# --- roads
+
+@pytest.mark.parametrize("road, jobs", P.ROADS.items())
+def test_a_road_runs_its_stages(place, road, jobs):
+    fake = Fake()
+    P.pipeline("quick", execute=fake, road=road)
+    assert fake.jobs == list(jobs) and Path("runs/quick/student.safetensors").is_file()
+    assert Path("runs/quick/two_phase").exists() == (road == "both")
+
+
+def test_both_roads_meet_on_the_same_flights(place):
+    fake = Fake()
+    P.pipeline("quick", execute=fake, seed=7)
+    given = dict(zip(fake.jobs, fake.given))
+    other = "runs/quick/two_phase"
+    assert [given[s]["output_dir"] for s in P.STAGES] == ["runs/quick", other, other] + \
+           ["runs/quick"] * 2
+    assert given["06_evaluate"]["others"] == f"{other}/student.safetensors"
+    assert given["06_evaluate"]["teachers"] == f"{other}/teachers.safetensors"
+    assert json.loads(Path("runs/quick/student.safetensors").read_text())[1] == 7
+    assert json.loads(Path(other, "teachers.csv").read_text())[1] == 7
+    Path(other, "student.safetensors").write_text("another")
+    again = Fake()
+    P.pipeline("quick", execute=again, seed=7)
+    assert again.jobs == ["04_distill"], "it makes the same again, so nobody flies anew"
+    Path("runs/quick/stages/06_evaluate.json").unlink()
+    P.pipeline("quick", execute=again, seed=7)
+    assert again.jobs == ["04_distill", "06_evaluate"]
+
+
+def test_the_evaluation_depends_on_the_other_student(place):
+    given = {"output_dir": "out", "others": "b/student.safetensors", "config": "quick"}
+    for name in ("out", "b"):
+        Path(name).mkdir()
+        Path(name, "student.safetensors").write_text("student")
+    first = P.prepare("06_evaluate", given).depends
+    Path("b/student.safetensors").write_text("another")
+    assert P.prepare("06_evaluate", given).depends != first
+    several = given | {"others": "published,b/student.safetensors"}
+    assert "others" not in P.prepare("06_evaluate", several).depends["inputs"]
+
+
+def test_the_settings_say_which_road(place):
+    fake = Fake()
+    P.pipeline("full", execute=fake)
+    assert fake.jobs == list(P.ROADS["direct"])
+    assert fake.given[-1]["teachers"] == "none"
+
+
+def test_an_unknown_road_is_refused(place):
+    fake = Fake()
+    with pytest.raises(ConfigError, match="there is no road 'dirct'; the nearest is 'direct'"):
+        P.pipeline("quick", execute=fake, road="dirct")
+    Path("mine.yaml").write_text("inherit: quick.yaml\npipeline: {road: rails}\n")
+    with pytest.raises(ConfigError, match="pipeline.road is 'rails'; it must be 'direct', 'teach"):
+        P.pipeline("mine.yaml", execute=fake)
+    assert not fake.jobs
+
+
+def test_studies_that_need_teachers_are_left_out_without_them(studies, capsys):
+    fake = Fake()
+    P.pipeline("full", execute=fake, studies=STUDIES)
+    assert fake.jobs == list(P.ROADS["direct"])
+    said = capsys.readouterr().out
+    for name in STUDIES: assert f"{name}: left out, it needs teachers; the road" in said
+    P.pipeline("full", execute=fake, studies=STUDIES, road="both")
+    given = dict(zip(fake.jobs, fake.given))
+    for name in STUDIES:
+        assert given[name]["teachers"] == "runs/full/two_phase/teachers.safetensors"
+
+
 TINY = """inherit: quick.yaml
 training: {num_teachers: 8, algorithm: apg}
 apg: {num_updates: 100}
-distillation: {dagger: {num_updates: 500}, direct: {num_updates: 50}}
+direct: {num_updates: 100, num_drones: 20, extra_train_drones: 3, ood_train_drones: 2}
+distillation: {dagger: {num_updates: 500}, fine_tuning: {num_updates: 50}}
 evaluation: {num_drones: 16, observation_noise: [0.01]}
 """
 
@@ -314,9 +389,10 @@ def test_a_tiny_fleet_through_the_real_stages(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("tiny.yaml").write_text(TINY)
     rows = P.pipeline("tiny.yaml", device="cpu")
-    assert {r["name"]: r["value"] for r in rows}["drones"] == 8
+    assert {r["name"]: r["value"] for r in rows}["drones"] == 25
     for stage in P.STAGES.values():
-        assert all((Path("runs/tiny") / name).exists() for name in stage.leaves)
+        folder = Path("runs/tiny") / (P.OTHER if stage.name in P.ROADS["teachers"][:2] else "")
+        assert all((folder / name).exists() for name in stage.leaves)
     assert sum(p.stat().st_size for p in Path("runs/tiny/report").rglob("*")) < 5e6
     def never(job): raise AssertionError(job["notebook"])
     assert P.pipeline("tiny.yaml", device="cpu", execute=never) == rows

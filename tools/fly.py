@@ -17,23 +17,23 @@ from pathlib import Path
 
 import numpy as np
 
-import kernels
+import wasm
 from raptor_nb.core.records import atomic
 from raptor_nb.drones import DISTRIBUTIONS, real_drones, sample_fleet, with_conditions
 from raptor_nb.policy import RaptorPolicy
-from raptor_nb.learn.direct import student_cost
+from raptor_nb.learn.direct import jump_probability, student_cost
 from raptor_nb.settings import load_config
 from raptor_nb.evaluation.probing import r_squared, record_hidden_states, ridge
 
 WEB = Path(__file__).resolve().parents[1] / "web"
 TEMPLATE, PROGRAM, PAGE = WEB / "page.html", WEB / "fly.js", WEB / "fly.html"
-WORKER = WEB / "train.js"   # what trains beside the page, with kernels.KERNELS
+WORKER = WEB / "train.js"   # what trains beside the page, with wasm.KERNELS
 LABELS = {"student": "ours", "published": "published"}
 SEED = 2026    # of the drones on the page, on which nobody trained
 SAMPLED = 64   # drones on the page
 PROBED = 384   # further drones, from which the probe learns
-UPDATES = 700   # of the page's training
-OPTIMISER = dict(rate=1e-2, beta1=.95, beta2=.95, beta_covariance=.95, interval=10)
+UPDATES = 2000   # of the page's training
+SOAP = dict(beta1=.9, beta2=.99, beta_covariance=.95, interval=5)   # as learn.soap has it
 LAST_DIGITS = 1e-6   # relative difference of numbers that another processor may give
 
 
@@ -71,18 +71,18 @@ def policies():
 def training():
     "What the page trains by: the settings of `direct`"
     settings = load_config()
-    how, flown, d = settings.direct, settings.flight_randomization, settings.distillation
+    how, flown = settings.direct, settings.flight_randomization
     draws = dict(noise=flown.max_observation_noise, delay_share=flown.delay_share,
                  force=flown.max_force_std, gust=flown.max_gust_std,
-                 jumps=flown.velocity_jumps * how.horizon / d.sequence_length,
-                 tilt_share=flown.tilt_share, tilt=flown.max_tilt,
-                 resets=how.reset_probability, new_drones=1.)
-    optimiser = OPTIMISER | dict(
-        final_rate=how.final_learning_rate, max_grad_norm=how.max_grad_norm,
-        max_block_norm=how.max_block_norm)
-    return dict(updates=UPDATES, steps=how.horizon, blocks=how.drones, optimiser=optimiser,
-                max_velocity=how.max_velocity, hard_drone_share=how.hard_drone_share,
-                draws=draws, cost=student_cost(settings, how)._asdict())
+                 jumps=jump_probability(settings, how), tilt_share=flown.tilt_share,
+                 tilt=flown.max_tilt, resets=how.reset_probability, new_drones=1.)
+    optimiser = SOAP | dict(rate=how.learning_rate, max_grad_norm=how.max_grad_norm,
+                            max_block_norm=how.max_block_norm,
+                            learn_h0=int(how.learn_initial_state))
+    return dict(updates=UPDATES, steps=how.horizon, flights=how.flights, draws=draws,
+                optimiser=optimiser, max_velocity=how.max_velocity,
+                hard_drone_share=how.hard_drone_share,
+                cost=student_cost(settings, how)._asdict())
 
 
 def page_data(probe=None):
@@ -98,14 +98,14 @@ def page_data(probe=None):
         drones={name: dict(dynamics=d.to_dict()["dynamics"]) for name, d in real_drones().items()},
         template="crazyflie",
         sampled=[dict(name=d.name, dynamics=d.to_dict()["dynamics"]) for d in fleet[:SAMPLED]],
-        trained_on=ranges, training=training(), files=kernels.templates()))
+        trained_on=ranges, training=training(), files=wasm.templates()))
 
 
 def page(data, program):
     "One HTML file"
     data = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
     text = TEMPLATE.read_text(encoding="utf-8").replace("/*data*/", data)
-    text = text.replace("/*kernels*/", kernels.encoded(kernels.KERNELS.read_bytes()))
+    text = text.replace("/*kernels*/", wasm.encoded(wasm.KERNELS.read_bytes()))
     text = text.replace("/*worker*/", WORKER.read_text(encoding="utf-8"))
     return text.replace("/*program*/", program)
 
@@ -118,7 +118,7 @@ def data_of(text):
 
 def program():
     "Raises SystemExit where the program is not there"
-    kernels.about()
+    wasm.about()
     if PROGRAM.is_file() and WORKER.is_file(): return PROGRAM.read_text(encoding="utf-8")
     raise SystemExit(f"{PROGRAM.relative_to(WEB.parent)} is missing: "
                      "`make bundle` makes it where npm is at hand")
@@ -204,7 +204,7 @@ def main():
     os.chdir(WEB.parent)
     if given.bundle:
         bundle()
-        if kernels.stale(): kernels.build()
+        if wasm.stale(): wasm.build()
     write_page(PAGE, refit=not given.bundle)
     print(f"the page is {PAGE.relative_to(WEB.parent)}: open it in a browser")
 

@@ -10,6 +10,10 @@ TOOLS='
 g++                                g++
 clang++                            clang
 /usr/lib/llvm-*/lib/libomp.so      libomp-dev
+wasm-ld                            lld
+/usr/include/wasm32-wasi/stdio.h   wasi-libc
+/usr/lib/llvm-*/lib/wasm32-wasi/libc++.a|/usr/lib/wasm32-wasi/libc++.a libc++-dev-wasm32
+/usr/lib/llvm-*/lib/clang/*/lib/wasi/libclang_rt.builtins-wasm32.a libclang-rt-dev-wasm32
 node                               nodejs
 npm                                npm
 chromium|google-chrome             chromium

@@ -1,4 +1,4 @@
-// What the page that flies trains with: the kernels of the package, compiled to WebAssembly by tools/kernels.py, and
+// What the page that flies trains with: the kernels of the package, compiled to WebAssembly by tools/wasm.py, and
 // what a policy is worth.
 #include "../raptor_nb/native/direct.cpp"
 

@@ -204,14 +204,25 @@ def acceptance_table(table,        # of `summary`, with fleet and condition
     return rows
 
 # %% ../../nbs/evaluation/acceptance.ipynb #3fdf9f82
-def report_sentence(rows) -> str: # of `acceptance_table`; empty: no such flights
-    "How the student flies held-out drones without disturbance, and the published policy"
-    pattern = r'(survival|return|steady error) of student, (\d+) held-out drones, clean'
-    found = {m[1]: (r, m[2]) for r in rows if (m := re.fullmatch(pattern, r['name']))}
+_THREE = 'survival', 'return', 'steady error'
+
+def _clean_rows(rows, policy): # -> {metric: row of `check`}, drones
+    "Of a policy's flights on held-out drones without disturbance"
+    pattern = rf"({'|'.join(_THREE)}) of {policy}, (\d+) held-out drones, clean"
+    found = [(m, r) for r in rows if (m := re.fullmatch(pattern, r['name']))]
+    return {m[1]: r for m, r in found}, found[0][0][2] if found else '0'
+
+def report_sentence(rows, # of `acceptance_table`
+                    who='The student',
+                    beside={}, # {name of another policy: what it is called}
+                   ) -> str:   # empty: no such flights
+    "How the student and others fly held-out drones without disturbance"
+    found, drones = _clean_rows(rows, 'student')
     if not {'survival', 'return'} <= found.keys(): return ''
-    metrics = ('survival', 'return', 'steady error')
-    values = lambda key: [found[m][0][key] if m in found else None for m in metrics]
-    where = f"flights on {found['return'][1]} drones that it was not trained on"
-    published = values('published')
-    others = {'the published policy': published} if None not in published[:2] else {}
-    return flights_sentence('The student survives', where, values('value'), others)
+    def values(found, key): return [found.get(m, {}).get(key) for m in _THREE]
+    others = {called: values(_clean_rows(rows, name)[0], 'value')
+              for name, called in beside.items()}
+    others['the published policy'] = values(found, 'published')
+    others = {k: v for k, v in others.items() if None not in v[:2]}
+    where = f'flights on {drones} drones that it was not trained on'
+    return flights_sentence(f'{who} survives', where, values(found, 'value'), others)

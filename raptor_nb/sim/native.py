@@ -37,7 +37,7 @@ class CompilerError(NativeError):
 
 FLAGS = (
     "-std=c++17 -O3 -march=native -ffp-contract=fast -fno-math-errno "
-    "-fno-trapping-math -shared -fPIC").split()
+    "-fno-trapping-math -shared -fPIC -pthread").split()
 LANES = 16 # flights in a register
 
 def compiler(): # path, or None

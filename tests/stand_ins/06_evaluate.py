@@ -8,6 +8,7 @@ output_dir = "runs/default"
 student = ""
 teachers = ""
 drones = ""
+others = ""
 # %%
 import base64, json
 from pathlib import Path
@@ -21,6 +22,11 @@ out = Path(output_dir)
 # %%
 survival = dict(name="survival", value=.95, unit="", published=.945, required=.9, met=True)
 other = dict(name="<b>", value=1, unit="m", published=None, required=None, met=None)
-(out / "verdict.json").write_text(json.dumps([survival, other]))
+rows = [survival, other]
+clean = "256 held-out drones, clean"
+for name, value in (("survival", .99), ("return", 630.), ("steady error", .005)):
+    for who in ("student", "two_phase student") if others else ():
+        rows.append(other | dict(name=f"{name} of {who}, {clean}", value=value, published=value / 2))
+(out / "verdict.json").write_text(json.dumps(rows))
 # %%
 headline.update("It flies.")

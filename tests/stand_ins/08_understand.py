@@ -1,6 +1,8 @@
 # %% parameters
 config = ""
 output_dir = "runs/default"
+teachers = ""
+drones = ""
 # %%
 import json
 from pathlib import Path

@@ -1,6 +1,8 @@
 # %% parameters
 config = ""
 output_dir = "runs/default"
+teachers = ""
+drones = ""
 epochs = 0
 # %%
 import json

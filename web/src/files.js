@@ -1,5 +1,5 @@
 // A trained policy as files that the package reads: JSON, ONNX and HDF5. The last two are files of the package's own
-// exporters (tools/kernels.py) with other weights in their places.
+// exporters (tools/wasm.py) with other weights in their places.
 import { makePolicy } from './policy.js';
 
 const bytesOf = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
@@ -37,7 +37,7 @@ function example(template) { // the observations that stand in the HDF5 file
 }
 
 export function json(weights, files) {
-  const w = Object.fromEntries(Object.entries(checked(weights)).map(([name, x]) => [name, rounded(x)])), [first, gru, last] = files.json.layers, seen = example(files.h5).slice(0, 20);
+  const w = Object.fromEntries(Object.entries(checked(weights)).map(([name, x]) => [name, rounded(x)])), [first, gru, last] = files.json.layers, seen = example(files.h5);
   const layers = [
     { ...first, weights: w['input_layer.linear.weight'], biases: w['input_layer.linear.bias'] },
     { ...gru, weights_input: w['gru.gru.weight_ih_l0'], weights_hidden: w['gru.gru.weight_hh_l0'], biases_input: w['gru.gru.bias_ih_l0'], biases_hidden: w['gru.gru.bias_hh_l0'], initial_hidden_state: w['gru.initial_hidden_state'] },

@@ -7,22 +7,19 @@ const FIELDS = `int32 flights steps hidden drones update; uint64 seed;
   float32 huber_delta precision damping barrier position_barrier velocity_barrier rate_barrier excess;
   float32 max_block_norm; address table starts cumulative noise_scale parameters pool gradients costs ends norms`;
 
-const STEP = `int32 blocks hidden update; float32 learning_rate beta1 beta2 beta_covariance; int32 interval; float32 max_grad_norm;
+const STEP = `int32 blocks hidden update learn_h0; float32 learning_rate beta1 beta2 beta_covariance; int32 interval; float32 max_grad_norm;
   address gradients parameters memory`;
-
-// Half a cosine from the first learning rate to the last
-export const rateAt = (progress, { rate, final_rate: final }) => final + (rate - final) * (1 + Math.cos(Math.PI * progress)) / 2;
 
 export class Learner {
   constructor(kernels, settings) {
-    const { hidden, steps, blocks, fleet } = settings, k = this.kernels = kernels, n = parameters(hidden), drones = fleet.cumulative.length;
+    const { hidden, steps, fleet } = settings, blocks = settings.flights / LANES, k = this.kernels = kernels, n = parameters(hidden), drones = fleet.cumulative.length;
     if (k.exports.student_parameters(hidden) !== n) throw new TypeError(`a policy has ${k.exports.student_parameters(hidden)} numbers in C++ and ${n} here`);
     Object.assign(this, { settings, hidden, blocks, parameters: n, updates: 0, flown: blocks * LANES * steps });
     this.arrays = {
       table: k.floats(fleet.table), starts: k.floats(fleet.starts), cumulative: k.floats(fleet.cumulative), noise_scale: k.floats(NOISE), parameters: k.floats(settings.weights),
       pool: k.floats(blocks * LANES * k.exports.pool_size(hidden)), gradients: k.floats(blocks * n), costs: k.floats(blocks), ends: k.floats(blocks), norms: k.floats(blocks),
     };
-    this.task = k.structure('DirectTraining', FIELDS, { ...settings, ...settings.draws, ...settings.cost, max_block_norm: settings.optimiser.max_block_norm, flights: blocks * LANES, drones, update: 0, ...this.arrays });
+    this.task = k.structure('DirectTraining', FIELDS, { ...settings, ...settings.draws, ...settings.cost, max_block_norm: settings.optimiser.max_block_norm, drones, update: 0, ...this.arrays });
     this.stepping = k.structure('DirectStep', STEP, { ...settings.optimiser, hidden, blocks, update: 0, learning_rate: 0, parameters: this.arrays.parameters, gradients: this.arrays.gradients, memory: k.floats(k.exports.optimiser_size(hidden)) });
   }
 
@@ -53,7 +50,7 @@ export class Learner {
   step() {
     const set = (field, value) => this.kernels.write(this.stepping, field, value);
     set('update', this.updates + 1);
-    set('learning_rate', rateAt(this.updates / this.settings.updates, this.settings.optimiser));
+    set('learning_rate', this.settings.optimiser.rate * (1 - this.updates / this.settings.updates));
     this.kernels.exports.direct_step(this.stepping.base);
     this.kernels.write(this.task, 'update', ++this.updates);
     const mean = (name) => { const finite = this.of(name).filter(Number.isFinite); return finite.reduce((a, b) => a + b, 0) / finite.length; };

@@ -111,7 +111,10 @@ function readout() {
   $('about').textContent = one ? `${about.mass < 1 ? `${(1000 * about.mass).toPrecision(3)} g` : `${about.mass.toPrecision(3)} kg`}, arm ${(100 * about.arm).toPrecision(3)} cm, torque-to-inertia ${about.torqueToInertia.toPrecision(3)} rad/s²${app.policies[0] === 'trained' ? '' : outside(about)}` : `eight of ${data.sampled.length} drones that no policy was trained on`;
   $('drawn').textContent = picture && picture.bodies[0].scale > 1.01 && one ? `drawn ${picture.bodies[0].scale.toFixed(1)} times its size` : '';
 }
-const gap = (flights) => `± ${mean(flights.filter((f) => Number.isFinite(f.believed)).map((f) => Math.abs(f.believed - f.about.thrustToWeight))).toFixed(2)}`;
+function gap(flights) {
+  const read = flights.filter((f) => Number.isFinite(f.believed));
+  return read.length ? `± ${mean(read.map((f) => Math.abs(f.believed - f.about.thrustToWeight))).toFixed(2)}` : '–';
+}
 
 function outside(about) { // of what the policies were trained on
   const given = { mass: about.mass, thrust_to_weight: about.thrustToWeight, torque_to_inertia: about.torqueToInertia, rotor_time_constant_rising: about.lag, rotor_time_constant_falling: about.falling };

@@ -7,8 +7,9 @@ import { stream } from './world.js';
 import { download } from './files.js';
 
 const $ = (id) => document.getElementById(id);
-const SAMPLED = 1000; // drones of the fleet
+const SAMPLED = 2000; // drones of the fleet
 const grams = (v) => (v < 1 ? `${(1000 * v).toPrecision(3)} g` : `${v.toPrecision(3)} kg`), ms = (v) => `${(1000 * v).toFixed(0)} ms`;
+const whole = (v) => Math.max(50, Math.round(v / 50) * 50);
 const PAIRS = {
   mass: { low: 0.01, high: 10, log: true, from: [0.02, 5], text: grams, key: 'mass' },
   thrustToWeight: { low: 1.2, high: 8, from: [1.5, 5], text: (v) => v.toFixed(2), key: 'thrust_to_weight' },
@@ -17,7 +18,7 @@ const PAIRS = {
 const SINGLES = {
   noise: { low: 0, high: 0.1, from: 0.02, text: (v) => `${(100 * v).toFixed(1)} cm` },
   wind: { low: 0, high: 0.5, from: 0.15, text: (v) => `${(100 * v).toFixed(0)} % of weight` },
-  updates: { low: 100, high: 20000, log: true, from: 2000, text: (v) => String(Math.round(v / 50) * 50) },
+  updates: { low: 100, high: 20000, log: true, from: 1000, text: (v) => String(whole(v)) },
 };
 const position = (s, v) => (s.log ? Math.log(v / s.low) / Math.log(s.high / s.low) : (v - s.low) / (s.high - s.low));
 const value = (s, p) => (s.log ? s.low * (s.high / s.low) ** p : s.low + p * (s.high - s.low));
@@ -26,6 +27,7 @@ const cores = Math.max(1, navigator.hardwareConcurrency || 1);
 export class Panel {
   constructor({ data, world, show }) { // show: (policy name), once there is something to fly
     Object.assign(this, { data, world, show, points: [], bars: {}, seed: 1, training: null, running: false });
+    SINGLES.updates.from = data.training.updates;
     this.wanted = { workers: Math.min(cores, 8), ...Object.fromEntries(Object.entries(SINGLES).map(([k, s]) => [k, s.from])) };
     this.ranges = Object.fromEntries(Object.entries(PAIRS).map(([k, s]) => [k, [...s.from]]));
     this.listen();
@@ -69,7 +71,7 @@ export class Panel {
     const distribution = this.distribution(), random = stream(1000 + seed), template = prepare(this.data.drones[this.data.template].dynamics);
     const drones = Array.from({ length: SAMPLED }, () => sampleDrone(template, distribution, random));
     const { draws, ...how } = this.data.training, { noise, wind } = this.wanted;
-    return { ...how, draws: { ...draws, noise, force: wind, gust: wind * draws.gust / draws.force }, hidden: HIDDEN, seed, updates: Math.round(this.wanted.updates / 50) * 50,
+    return { ...how, draws: { ...draws, noise, force: wind, gust: wind * draws.gust / draws.force }, hidden: HIDDEN, seed, updates: whole(this.wanted.updates),
              fleet: trainingFleet(drones, how), weights: randomPolicy(HIDDEN, stream(2000 + seed)) };
   }
 

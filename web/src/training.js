@@ -34,11 +34,11 @@ export class Training {
     if (message.kind === 'error') return this.fail(message.sentence);
     if (message.kind === 'ready') { this.idle = true; this.next(); }
     if (message.kind === 'progress') { this.tell.progress(message); this.look(message); }
-    if (message.kind === 'end') this.score('trained', message, true);
+    if (message.kind === 'end') { this.final = message; this.score('trained', message, true); }
     if (message.kind === 'score') {
       this.idle = true;
       this.tell.score(message);
-      if (message.last) { this.close(); this.tell.end(message); } else this.next();
+      if (message.last) { this.close(); this.tell.end(this.final); } else this.next();
     }
     return undefined;
   }

@@ -5,8 +5,10 @@ four numbers a register. A file that the page hands out is one of this package's
 other weights in it: the page knows where they stand.
 """
 import base64
+import ctypes
 import hashlib
 import json
+import re
 import shutil
 import subprocess
 import tempfile
@@ -17,8 +19,11 @@ import numpy as np
 import torch
 
 from raptor_nb.core.records import atomic
+from raptor_nb.learn.direct_native import DirectStep, DirectTraining, FlightDraws, SoapSettings
 from raptor_nb.policy import LAYOUT, RaptorPolicy
-from raptor_nb.targets.artefact import example_observations, gates
+from raptor_nb.sim import native
+from raptor_nb.sim.physics import NOISE
+from raptor_nb.targets.artefact import gates, trial_inputs
 from raptor_nb.targets.json import policy_json
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -32,14 +37,20 @@ FLAGS = ("--target=wasm32-wasi -std=c++17 -O3 -msimd128 -ffp-contract=fast -fno-
          "-mllvm -inline-threshold=50 -mllvm -inlinehint-threshold=50").split()
 SECTION = b"made from"   # a section of the file, which browsers pass over
 NEEDS = ("clang++ with lld, wasi-libc and a libc++ for WebAssembly "
-         "(Debian: lld wasi-libc libc++-14-dev-wasm32 libclang-rt-14-dev-wasm32)")
+         "(Debian: lld wasi-libc libc++-dev-wasm32 libclang-rt-dev-wasm32)")
+
+
+def sources(file=SOURCE):
+    "A C++ file and everything of this package that it includes"
+    found = [file]
+    for name in re.findall(r'^#include "(.+)"', file.read_text(encoding="utf-8"), re.M):
+        found += sources((file.parent / name).resolve())
+    return sorted(set(found))
 
 
 def sources_hash():
     "Of everything that the kernels are made from"
-    native = ROOT / "raptor_nb/native"
-    files = [SOURCE, *sorted((*native.glob("*.h"), *native.glob("*.cpp")))]
-    parts = [p.name.encode() + b"\0" + p.read_bytes() for p in files]
+    parts = (p.name.encode() + b"\0" + p.read_bytes() for p in sources())
     return hashlib.sha256(b"\0".join([*parts, " ".join((*FLAGS, *EXPORTS)).encode()])).hexdigest()
 
 
@@ -136,12 +147,13 @@ def onnx_template():
     return dict(bytes=encoded(data), slots=slots, initial=text)
 
 
-def hdf5_template(steps=50):
+def hdf5_template(steps=20): # few: what a lively hidden state makes of rounding grows with them
     "The layout of rl_tools with an example of a flight, and where its numbers stand"
     policy = stand_in()
-    flight = example_observations(RaptorPolicy.pretrained(), 200, 2)[:steps, :1]
+    flight = trial_inputs("flight", steps, 1, policy=RaptorPolicy.pretrained())
     with tempfile.TemporaryDirectory() as folder:
-        path = policy.to_hdf5(Path(folder) / "policy.h5", flight, "trained in a browser")
+        path = policy.to_hdf5(Path(folder) / "policy.h5", flight,
+                              checkpoint_name="trained in a browser")
         with h5py.File(path) as f:
             at = {name: f[f"actor/layers/{where}/parameters"] for where, (name, _) in LAYOUT.items()}
             at |= {k: f[f"example/{k}"] for k in ("input", "output")}
@@ -159,3 +171,54 @@ def json_template():
 
 
 def templates(): return dict(json=json_template(), onnx=onnx_template(), h5=hdf5_template())
+
+
+# ---- the same training in the native engine ----------------------------------------------------
+def compiled(flags=None): # further flags -> ctypes library
+    "The native engine, perhaps compiled otherwise"
+    if flags is None: return ctypes.CDLL(str(native.build("direct")))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "direct.so"
+        source = str(native.source("direct"))
+        command = [native.compiler(), *native.FLAGS, *flags, "-o", str(path), source]
+        subprocess.run(command, check=True, capture_output=True)
+        return ctypes.CDLL(str(path))
+
+
+def native_training(settings, # as the page's panel gives them, with lists for arrays
+                    updates,  # how many of them
+                    flags=None, # of the compiler, further ones
+                   ):         # -> weights after each (updates, P), costs (updates,)
+    "What the native engine makes of a training of the page"
+    lib, s = compiled(flags), settings
+    how, H, B = s["optimiser"], s["hidden"], s["flights"] // native.LANES
+    P = lib.student_parameters(H)
+    arrays = {k: torch.tensor(v) for k, v in s["fleet"].items()} | dict(
+        noise=NOISE, parameters=torch.tensor(s["weights"]), gradients=torch.zeros(B, P),
+        pool=torch.zeros(B, lib.pool_size(H), native.LANES), costs=torch.zeros(B),
+        ends=torch.zeros(B), norms=torch.zeros(B))
+    work = native.task(
+        DirectTraining, flights=s["flights"], steps=s["steps"], hidden=H, seed=s["seed"],
+        drones=len(s["fleet"]["cumulative"]), update=0, draws=FlightDraws(**s["draws"]),
+        cost=native.Cost(**s["cost"]), max_block_norm=how["max_block_norm"], **arrays)
+    memory, shared = torch.zeros(lib.optimiser_size(H)), ("gradients", "parameters")
+    soap = {k: how[k] for k in ("beta1", "beta2", "beta_covariance", "interval")}
+    step = native.task(
+        DirectStep, blocks=B, hidden=H, update=0, learn_h0=how["learn_h0"],
+        how=SoapSettings(**soap), max_grad_norm=how["max_grad_norm"], optimiser=memory,
+        **{k: arrays[k] for k in shared})
+    kept, costs = [], []
+    for i in range(updates):
+        work.update, step.update = i, i + 1
+        native.run_task(lib.direct_segment, work, B)
+        step.how.learning_rate = how["rate"] * (1 - i / s["updates"])
+        lib.direct_step(ctypes.byref(step))
+        kept.append(arrays["parameters"].numpy().copy())
+        costs.append(arrays["costs"][torch.isfinite(arrays["costs"])].mean().item())
+    return np.array(kept), np.array(costs)
+
+
+def differences(ours, theirs):
+    "(updates, P) each -> size of the difference after each update, as a share of the size"
+    norm = lambda x: np.linalg.norm(np.asarray(x, float), axis=1)
+    return norm(np.asarray(ours, float) - theirs) / norm(theirs)
