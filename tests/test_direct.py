@@ -487,5 +487,5 @@ def test_a_training_keeps_the_best():
     pytest.param(dict(learning_rate=10.), id="spoiled"), pytest.param(dict(num_updates=0), id="no-updates")])
 def test_a_student_that_training_does_not_improve_is_kept(changes):
     published = RaptorPolicy.published()
-    s = load_config(short(), direct=changes)
+    s = load_config(short("auto"), direct=changes)
     assert same(train(s, published), published)

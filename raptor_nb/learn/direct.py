@@ -4,21 +4,21 @@
 
 # %% auto #0
 __all__ = ['BLOCK', 'Direct', 'student_cost', 'jump_probability', 'fleet_params', 'Flights', 'block_weights', 'block_step',
-           'mean_gradient', 'TorchTraining', 'uses_native', 'begin_training', 'train']
+           'mean_gradient', 'TorchTraining', 'uses_native', 'begin_training', 'next_rates', 'told', 'train']
 
 # %% ../../nbs/learn/direct.ipynb #25d06b83
 import time
 from dataclasses import replace
 
-import pandas as pd
 import torch
 from fastcore.basics import patch
+from torch import Tensor
 
 from ..core.config import Count, Natural, NonNegative, Positive, Share, section
 from . import engines
 from .apg import tilted
 from .cost import CostWeights, cost_weights
-from .direct_native import NativeTraining
+from .direct_native import NUMBERS, NativeTraining
 from .direct_native import supports
 from .engines import read_sensors
 from .soap import INITIAL, LAYERS, Soap
@@ -31,12 +31,14 @@ from ..sim.physics import NOISE, SENSED, flatten_state, memory_layout
 # %% ../../nbs/learn/direct.ipynb #e08671eb
 @section
 class Direct:
-    """A student's own flights, improved by their gradient: `direct` from random weights,
-    `distillation.fine_tuning` from a distilled student"""
+    """A student's own flights, improved by their gradient: `direct` from random
+    weights, `distillation.fine_tuning` from a distilled student"""
     num_updates: Natural = 0                # 0: the student is left as it is
     flights: Count = 128                    # at once, a multiple of sixteen
     horizon: Count = 128                    # steps of back-propagation through time
     learning_rate: Positive = 7e-3          # SOAP, in a line from here to zero
+    rotation_interval: Count = 5            # updates between turns of SOAP's bases; more
+                                            # than there are updates: Adam
     max_grad_norm: Positive = 0.3           # of an update ...
     max_block_norm: Positive = 3.           # ... and of what sixteen flights add to it
     reset_probability: Share = 0.3          # of a new flight between segments
@@ -219,7 +221,8 @@ class TorchTraining:
         self.generator = torch.Generator(device).manual_seed(settings.training.seed + 1)
         self.flights = Flights(settings, how, drones, student.hidden_dim,
                                self.generator, device)
-        self.optimiser, self.updates = Soap(self.policy), 0
+        self.optimiser = Soap(self.policy, interval=how.rotation_interval)
+        self.updates = 0
 
     def student(self) -> RaptorPolicy: return self.policy
 
@@ -234,15 +237,21 @@ def gradients(self:TorchTraining): # -> {name: (blocks, ...)}, costs, flights th
     return dict(zip(w, grads)), costs.detach(), ends
 
 @patch
-def update(self:TorchTraining, learning_rate) -> dict:
-    "Fly a segment and follow its gradient: numbers for the log"
+def update(self:TorchTraining, learning_rate): # -> numbers, see `NUMBERS`
+    "Fly a segment and follow its gradient"
     grads, costs, ends = self.gradients()
     mean, norm = mean_gradient(grads, self.how.max_block_norm, self.how.max_grad_norm)
     self.optimiser.step(mean, learning_rate)
     self.updates += 1
     cost, found = costs[torch.isfinite(costs)].mean().item(), norm.nanmedian().item()
-    return dict(cost=cost, ended=100 * ends, gradient_norm=found,
-                lost_gradients=(~torch.isfinite(norm)).sum().item())
+    return cost, ends, found, (~torch.isfinite(norm)).sum().item()
+
+@patch
+def advance(self:TorchTraining,
+            rates,      # learning rate of each update
+           ) -> Tensor: # (updates, 4), see `NUMBERS`
+    "Updates, one after the other"
+    return torch.tensor([self.update(float(rate)) for rate in rates])
 
 # %% ../../nbs/learn/direct.ipynb #6f83a629
 @patch
@@ -295,6 +304,19 @@ def _resume(run, best: BestStudent, checkpoints):
     run.load_state_dict(kept['run'])
     best.weights, best.value = kept['best'], kept['best_return']
 
+def next_rates(how: Direct, updates): # -> learning rates until the log is told next
+    "In a line from `learning_rate` to zero"
+    ends = how.num_updates, *((updates // n + 1) * n for n in (
+        how.log_interval, how.validation_interval))
+    n = how.num_updates
+    return [how.learning_rate * (1 - i / n) for i in range(updates, min(ends))]
+
+def told(numbers: Tensor): # (updates, 4) -> {name: number} for the log
+    "Means; flights that ended in a hundred steps; the lost gradients are counted"
+    mean = dict(zip(NUMBERS, numbers.nanmean(0).tolist()))
+    lost = int(numbers[:, -1].sum())
+    return mean | dict(ended=100 * mean['ended'], lost_gradients=lost)
+
 # %% ../../nbs/learn/direct.ipynb #10633f5a
 def train(settings,
           how: Direct,      # `settings.direct` or `settings.distillation.fine_tuning`
@@ -310,19 +332,15 @@ def train(settings,
     run = begin_training(settings, how, student, drones, device)
     best = BestStudent(physics.batch_params(validation, device), settings)
     _resume(run, best, checkpoints)
-    began, seen = time.monotonic(), []
+    began = time.monotonic()
     while run.updates < how.num_updates:
-        seen.append(run.update(how.learning_rate * (1 - run.updates / how.num_updates)))
+        seen = run.advance(next_rates(how, run.updates))
+        got = told(seen) | dict(seconds=time.monotonic() - began)
         last = run.updates == how.num_updates
-        validate = last or run.updates % how.validation_interval == 0
-        if not validate and run.updates % how.log_interval: continue
-        got = pd.DataFrame(seen).mean().to_dict()
-        got['lost_gradients'] *= len(seen)
-        got |= dict(seconds=time.monotonic() - began)
-        if validate: got |= best.validate(run.student())
-        if validate and checkpoints is not None:
+        if last or run.updates % how.validation_interval == 0:
+            got |= best.validate(run.student())
             kept = dict(run=run.state_dict(), best=best.weights, best_return=best.value)
-            checkpoints.save(run.updates, kept, metric=best.value)
+            if checkpoints is not None:
+                checkpoints.save(run.updates, kept, metric=best.value)
         if log: log(run.updates, got)
-        seen = []
     return best.policy()
