@@ -1,8 +1,11 @@
-"""What an update of direct training does with a core: `python benchmarks/direct.py [--out FILE] [--tries 60]`
+"""What an update of direct training does with a core
 
-Milliseconds of 512 flights' gradients (128 steps forward and backward) and of the step that follows, on one
-core and on two, by the clock and of all processors together; floating-point operations an update; share of the peak, which a loop of multiply-adds
-measures beside it. The quickest of the tries counts, because other work only adds to it. Writes JSON.
+    python benchmarks/direct.py [--out FILE] [--tries 60]
+
+Milliseconds of 512 flights' gradients (128 steps forward and backward) and of an update, which is
+that and the optimiser's step, on one core and on two: by the clock, and of all processors together;
+floating-point operations; share of the peak, which a loop of multiply-adds measures beside it. The
+quickest of the tries counts, because other work only adds to it. Writes JSON.
 """
 import argparse
 import ctypes
@@ -32,8 +35,9 @@ extern "C" float multiply_add(int n) {  // n times 12 independent chains of 16 n
     return sum(total);
 }
 """
-# operations of a flight's step forward and backward beside the dense layers, counted by hand in the sources, to
-# some per cent: of the gates for each hidden unit, of physics with cost and observation, of sensors with their noise
+# operations of a flight's step forward and backward beside the dense layers, counted by hand in the
+# sources, not exactly: of the gates for each hidden unit, of physics with cost and observation, of
+# sensors with their noise
 GATES, PHYSICS, SENSORS = 96, 2740, 560
 
 
@@ -43,7 +47,8 @@ def peak_function():
         source, library = Path(folder) / "peak.cpp", Path(folder) / "peak.so"
         source.write_text(PEAK)
         headers = native.source("direct").parent
-        command = [native.compiler(), *native._flags(), f"-I{headers}", str(source), "-o", str(library)]
+        command = [native.compiler(), *native._flags(), f"-I{headers}", str(source),
+                   "-o", str(library)]
         subprocess.run(command, check=True)
         return ctypes.CDLL(str(library)).multiply_add
 
@@ -57,9 +62,10 @@ def operations(hidden=16):
 def measure(tries):
     settings = load_config("full")
     how = load_config(settings, **{"direct.flights": 512}).direct
-    run = direct.NativeTraining(
-        settings, how, RaptorPolicy(), direct.fleet_params(sample_fleet(64), how),
-        torch.ones(64), direct.student_cost(settings, how), direct.jump_probability(settings, how))
+    fleet = direct.fleet_params(sample_fleet(64), how)
+    run = direct.NativeTraining(settings, how, RaptorPolicy(), fleet, torch.ones(64),
+                                direct.student_cost(settings, how),
+                                direct.jump_probability(settings, how))
     fused, seconds, work = peak_function(), {}, {}
     def quickest(name, function):
         start, processor = time.perf_counter(), time.process_time()
@@ -71,26 +77,27 @@ def measure(tries):
     for _ in range(tries):  # interleaved, so that all meet the same machine
         with single_threaded():
             quickest("peak", lambda: fused(20_000))
-            quickest("gradients, 1 core", run.segment)
-            quickest("update, 1 core", lambda: run.update(1e-3))
+            quickest("gradients, 1 core", run.gradients)
+            quickest("update, 1 core", lambda: run.advance([1e-3]))
         threads = torch.get_num_threads()
         torch.set_num_threads(cores)
-        quickest(f"gradients, {cores} cores", run.segment)
-        quickest(f"update, {cores} cores", lambda: run.update(1e-3))
+        quickest(f"gradients, {cores} cores", run.gradients)
+        quickest(f"update, {cores} cores", lambda: run.advance([1e-3]))
         torch.set_num_threads(threads)
     peak = 20_000 * 12 * 2 * native.LANES / seconds.pop("peak") / 1e9
     parts = operations()
     count = sum(parts.values()) * how.flights * how.horizon
     one = seconds["gradients, 1 core"]
+    dense = parts["dense"] / sum(parts.values())
     return dict(
         flights=how.flights, steps=how.horizon, operations_a_step=parts,
         milliseconds={k: round(1e3 * s, 3) for k, s in seconds.items()},
-        processor_milliseconds={k: round(1e3 * s, 3) for k, s in work.items() if k != "peak"},
+        processor_milliseconds={k: round(1e3 * work[k], 3) for k in seconds},
         updates_a_second={k: round(1 / s, 1) for k, s in seconds.items() if "update" in k},
         scaling=round(one / seconds[f"gradients, {cores} cores"], 2), cores=cores,
         gflops=round(count / one / 1e9, 1), peak_gflops=round(peak, 1),
         share_of_peak=round(count / one / 1e9 / peak, 3),
-        share_of_peak_dense=round(parts["dense"] * how.flights * how.horizon / one / 1e9 / peak, 3))
+        share_of_peak_dense=round(dense * count / one / 1e9 / peak, 3))
 
 
 if __name__ == "__main__":

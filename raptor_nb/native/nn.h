@@ -11,9 +11,11 @@ namespace {
 // the same of several steps at once, and rows of the student's first layer. They divide 16 and 22.
 // WebAssembly's registers hold four numbers, and a browser has sixteen of them, so that a V takes four.
 #ifdef __wasm__
-constexpr int OUT_TILE = 2, IN_TILE = 2, ROW_TILE = 2, COLUMN_TILE = 1, STEPS_ROWS = 2, STEPS_COLUMNS = 1, OBS_ROWS = 2;
+constexpr int OUT_TILE = 2, IN_TILE = 2, ROW_TILE = 2, COLUMN_TILE = 1;
+constexpr int STEPS_ROWS = 2, STEPS_COLUMNS = 1, OBS_ROWS = 2;
 #else
-constexpr int OUT_TILE = 16, IN_TILE = 16, ROW_TILE = 4, COLUMN_TILE = 4, STEPS_ROWS = 8, STEPS_COLUMNS = 3, OBS_ROWS = 11;
+constexpr int OUT_TILE = 16, IN_TILE = 16, ROW_TILE = 4, COLUMN_TILE = 4;
+constexpr int STEPS_ROWS = 8, STEPS_COLUMNS = 3, OBS_ROWS = 11;
 #endif
 // sums (B) += inp (inputs) w; rows of w are `outputs` apart
 template <int B> inline void dense_add(const float* w, int inputs, int outputs, const V* inp, V* sums) {
@@ -56,7 +58,8 @@ template <int B>
 inline void dense_backward(const float* w, int inputs, int outputs, const V* dout, V* dinp) {
     for (int k = 0; k < inputs; k++) dinp[k] = V{};
     int k = 0;
-    for (; k + IN_TILE <= inputs; k += IN_TILE) dense_backward_tile<IN_TILE>(w + k * outputs, outputs, outputs, dout, dinp + k);
+    for (; k + IN_TILE <= inputs; k += IN_TILE)
+        dense_backward_tile<IN_TILE>(w + k * outputs, outputs, outputs, dout, dinp + k);
     for (; k + 2 <= inputs; k += 2) dense_backward_tile<2>(w + k * outputs, outputs, outputs, dout, dinp + k);
     for (; k < inputs; k++) dense_backward_tile<1>(w + k * outputs, outputs, outputs, dout, dinp + k);
 }
@@ -249,7 +252,7 @@ struct StudentGradients {
     const V *obs[TOGETHER], *y[TOGETHER], *before[TOGETHER], *h[TOGETHER];
     V (*daction)[4];                                              // (TOGETHER)
     V* transposed;                                                // (TOGETHER, 5, hidden) dr, dz, dn, dhn, dy
-    static size_t scratch_size(int H) { return (size_t)(4 + 1 + 1 + 1 + 4 + 1 + 1 + 5 * TOGETHER) * H + 4 + 4 * TOGETHER; }
+    static size_t scratch_size(int H) { return (size_t)(12 + 5 * TOGETHER) * H + 4 + 4 * TOGETHER; }
     static constexpr int ARRAYS = 9;
 
     StudentGradients(int hidden, float* out, Scratch& from) : H(hidden), G(3 * hidden) {

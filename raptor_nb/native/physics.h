@@ -147,7 +147,8 @@ template <class F> inline void rotors_forward(const DroneOf<F>& d, const State& 
     }
 }
 template <class F> inline void thrust_of(const DroneOf<F>& d, const V* speed, V* thrust) {  // (4) each
-    for (int i = 0; i < 4; i++) thrust[i] = d.curve[3 * i] + speed[i] * (d.curve[3 * i + 1] + speed[i] * d.curve[3 * i + 2]);
+    for (int i = 0; i < 4; i++)
+        thrust[i] = d.curve[3 * i] + speed[i] * (d.curve[3 * i + 1] + speed[i] * d.curve[3 * i + 2]);
 }
 // dspeed by the end of the step and dthrust of each stage, through `drotor` (before the step) and `dsetpoint`
 inline void rotors_end_backward(const Rotors& r, const V* dend, V* drotor, V* dsetpoint) {
@@ -220,7 +221,8 @@ template <class F> inline V3 acceleration_of(const DroneOf<F>& d, const V* force
     const F m = 1.f / d.mass, *g = d.gravity;
     return {force[0] * m + g[0], force[1] * m + g[1], force[2] * m + g[2]};
 }
-template <class F> inline State step_forward(const DroneOf<F>& d, const State& s, const V* action, V3 acceleration, Step& m) {
+template <class F>
+inline State step_forward(const DroneOf<F>& d, const State& s, const V* action, V3 acceleration, Step& m) {
     State n;
     rotors_forward(d, s, action, m.rotors, n.rotor);
     const F h = d.dt, w = h / 6, ahead[3] = {.5f * h, .5f * h, h};
@@ -247,7 +249,8 @@ template <class F> inline State step_forward(const DroneOf<F>& d, const State& s
 }
 // s: before the step; dnext -> gradient by it, its action excluded; adds to daction
 template <class F>
-inline State step_backward(const DroneOf<F>& d, const State& s, const V* action, const Step& m, const State& dnext, V* daction) {
+inline State step_backward(const DroneOf<F>& d, const State& s, const V* action, const Step& m, const State& dnext,
+                           V* daction) {
     const F h = d.dt, w[4] = {h / 6, h / 3, h / 3, h / 6};
     const F into[4] = {.5f * h, .5f * h, h, F{}};  // k[i] enters stage i + 1 with into[i]
     V4 draw = m.norm * (dnext.q + (-dot(dnext.q, m.unit)) * m.unit);
