@@ -84,17 +84,19 @@ def measure(tries):
         quickest(f"gradients, {cores} cores", run.gradients)
         quickest(f"update, {cores} cores", lambda: run.advance([1e-3]))
         torch.set_num_threads(threads)
-    peak = 20_000 * 12 * 2 * native.LANES / seconds.pop("peak") / 1e9
+    del seconds["peak"]
+    peak = 20_000 * 12 * 2 * native.LANES / work["peak"] / 1e9
     parts = operations()
     count = sum(parts.values()) * how.flights * how.horizon
-    one = seconds["gradients, 1 core"]
+    one = work["gradients, 1 core"]  # of the processor, which other work does not lengthen
     dense = parts["dense"] / sum(parts.values())
     return dict(
         flights=how.flights, steps=how.horizon, operations_a_step=parts,
         milliseconds={k: round(1e3 * s, 3) for k, s in seconds.items()},
         processor_milliseconds={k: round(1e3 * work[k], 3) for k in seconds},
         updates_a_second={k: round(1 / s, 1) for k, s in seconds.items() if "update" in k},
-        scaling=round(one / seconds[f"gradients, {cores} cores"], 2), cores=cores,
+        cores=cores, scaling=round(
+            seconds["gradients, 1 core"] / seconds[f"gradients, {cores} cores"], 2),
         gflops=round(count / one / 1e9, 1), peak_gflops=round(peak, 1),
         share_of_peak=round(count / one / 1e9 / peak, 3),
         share_of_peak_dense=round(dense * count / one / 1e9 / peak, 3))
