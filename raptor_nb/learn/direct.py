@@ -263,6 +263,10 @@ def state_dict(self:TorchTraining) -> dict:
 
 @patch
 def load_state_dict(self:TorchTraining, state: dict):
+    "Raises ValueError where the checkpoint is of the native engine"
+    if 'flights' not in state:
+        raise ValueError('the checkpoint has no flights of the torch engine; it is of '
+                         'the native one: choose that, or begin in another folder')
     self.policy.load_state_dict(state['student'])
     self.flights.load_state_dict(state['flights'])
     self.optimiser.load_state_dict(state['optimiser'])
