@@ -151,7 +151,7 @@ def trained(unit: Unit,
                            seconds=done.wall_seconds, metrics=numbers)
     return Trained(RaptorPolicy.load(path), **load_json(manifest_path(path))['metrics'])
 
-# %% ../../nbs/evaluation/budgets.ipynb #7deda517
+# %% ../../nbs/evaluation/budgets.ipynb #f394fdb3
 def work(unit: Unit): # -> steps of flight, of all updates
     "How long a unit takes, compared with others"
     how, two = unit.settings.direct, unit.road != 'direct'
@@ -176,7 +176,7 @@ def train_all(units: list, # of Unit
     around = lambda: single_threaded(1)
     if beside: run_work_queue(one, beside, cores or core_count(), around)
     for unit in alone: one(unit)
-    return done
+    return {u.name: done[u.name] for u in units}
 
 # %% ../../nbs/evaluation/budgets.ipynb #f8932b11
 def updates_a_second(settings: Settings, folder, seconds=1.) -> float: # of one core
@@ -347,19 +347,22 @@ def _drones(n): # all of the distribution
     more = ('direct.extra_train_drones', 'direct.ood_train_drones')
     return Variant('drones', {'direct.num_drones': n} | dict.fromkeys(more, 0))
 
-# %% ../../nbs/evaluation/budgets.ipynb #394c5c85
+# %% ../../nbs/evaluation/budgets.ipynb #054d635f
 def optimiser_variants(recipe: Settings) -> dict: # {words: Variant}
     "Optimiser, learning rate and its schedule, clipping"
     rate, never = recipe.direct.learning_rate, {'direct.rotation_interval': NEVER}
     adam = {f'Adam, learning rate {r:g}': Variant(
-        'optimiser', never | {'direct.learning_rate': r}) for r in (.004, .01, .02)}
+        'optimiser', never | {'direct.learning_rate': r}) for r in (.004, .02, .04)}
+    turns = _one('optimiser', 'direct.rotation_interval', {
+        f'SOAP, bases turned every {n} updates': n for n in (1, 20)})
     rates = _one('learning rate', 'direct.learning_rate', {
         'learning rate / 3': rate / 3, 'learning rate x 3': rate * 3})
     shapes = {f'{name} learning rate': Variant('learning rate', {}, schedule=name)
               for name in ('cosine', 'constant')}
     clips = _one('clipping', 'direct.max_block_norm', {'no clipping of blocks': 1e9})
     none = {'direct.max_block_norm': 1e9, 'direct.max_grad_norm': 1e9}
-    return adam | rates | shapes | clips | {'no clipping': Variant('clipping', none)}
+    none = {'no clipping': Variant('clipping', none)}
+    return adam | turns | rates | shapes | clips | none
 
 def flight_variants() -> dict: # {words: Variant}
     "How much is flown in an update, and how flights go on"
@@ -386,7 +389,7 @@ def policy_variants() -> dict: # {words: Variant}
     return (_one('hidden size', 'student.hidden_dim', sizes) | starts
             | _one('start', 'direct.learn_initial_state', fixed))
 
-# %% ../../nbs/evaluation/budgets.ipynb #a6bd7df5
+# %% ../../nbs/evaluation/budgets.ipynb #ce7ce5d8
 def cost_variants() -> dict: # {words: Variant}
     "What a flight is charged for, and what disturbs it in training"
     free = {'direct.velocity_barrier': 100., 'direct.max_velocity': 100.}
@@ -406,7 +409,7 @@ def cost_variants() -> dict: # {words: Variant}
 
 def all_variants(recipe: Settings) -> dict: # {words: Variant}
     "The recipe first"
-    return ({RECIPE: Variant('', {})} | optimiser_variants(recipe) | flight_variants()
+    return ({RECIPE: Variant(RECIPE, {})} | optimiser_variants(recipe) | flight_variants()
             | fleet_variants() | policy_variants() | cost_variants())
 
 # %% ../../nbs/evaluation/budgets.ipynb #5d68afeb
@@ -475,7 +478,7 @@ def count_better(rows): # of `report_rows` -> those better, all, names of the ot
     worse = [r['name'] for r in rows if not r['met']]
     return len(rows) - len(worse), len(rows), worse
 
-# %% ../../nbs/evaluation/budgets.ipynb #84a6c2fb
+# %% ../../nbs/evaluation/budgets.ipynb #916f6042
 def plot_budgets(table,     # of `with_seconds`, one condition, a column budget
                  published, # value of the published policy
                  metric,
@@ -494,8 +497,10 @@ def plot_budgets(table,     # of `with_seconds`, one condition, a column budget
         ax.plot(*place, 'sD^v*P'[i % 6], color='tab:gray', ms=6, label=r['label'])
     ax.set(xscale='log', xlabel='core-seconds', ylabel=m.label)
     some = np.isfinite(table[metric]).any()
-    if some and not m.higher_is_better: ax.set_yscale('log')
     log_ticks(ax.xaxis)
+    if some and not m.higher_is_better:
+        ax.set_yscale('log')
+        log_ticks(ax.yaxis)
     ax.tick_params(axis='x', labelsize=8)
     ax.grid(alpha=.3)
     return ax
@@ -515,7 +520,7 @@ def plot_budget_study(table, published, others=None): # published: by condition
     axes[0, 0].legend(fontsize=7)
     return figure
 
-# %% ../../nbs/evaluation/budgets.ipynb #6c79ad51
+# %% ../../nbs/evaluation/budgets.ipynb #d9bce408
 def plot_variants(table, # of `variant_table`
                   axes=None, # three that share y
                  ):
@@ -532,7 +537,8 @@ def plot_variants(table, # of `variant_table`
             spread = scale * np.nan_to_num(r[f'{column}_std'])
             ax.errorbar(scale * r[column], y, xerr=spread, fmt='o', ms=4, capsize=2,
                         color=shades[r['group']])
-        ax.axvline(scale * table[column].iloc[0], color='k', ls='--', lw=1)
+        recipe = table.loc[table.variant == RECIPE, column].iloc[0]
+        ax.axvline(scale * recipe, color='k', ls='--', lw=1)
         ax.set(xlabel=label)
         ax.grid(axis='x', alpha=.3)
     if np.isfinite(table['median_error']).any():
