@@ -61,6 +61,12 @@ def compiler():
     return done.stdout.splitlines()[0]
 
 
+def can_build():
+    "Whether the compiler and its libraries are here"
+    library = next(Path("/usr/lib").glob("**/wasm32-wasi/libc++.a"), None)
+    return compiler() is not None and shutil.which("wasm-ld") is not None and library is not None
+
+
 def leb128(n):
     "A number as WebAssembly writes it"
     out = bytearray()
@@ -183,6 +189,14 @@ def compiled(flags=None): # further flags -> ctypes library
         command = [native.compiler(), *native.FLAGS, *flags, "-o", str(path), source]
         subprocess.run(command, check=True, capture_output=True)
         return ctypes.CDLL(str(path))
+
+
+def settings_of(driver, # of a browser with the page
+                seed,
+               ): # -> what its panel would train by, with lists for arrays
+    listed = "(_, v) => (ArrayBuffer.isView(v) ? Array.from(v) : v)"
+    said = f"return JSON.stringify(raptor.panel.settings(arguments[0]), {listed})"
+    return json.loads(driver.execute_script(said, seed))
 
 
 def native_training(settings, # as the page's panel gives them, with lists for arrays
