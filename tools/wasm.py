@@ -202,6 +202,7 @@ def settings_of(driver, # of a browser with the page
 def native_training(settings, # as the page's panel gives them, with lists for arrays
                     updates,  # how many of them
                     flags=None, # of the compiler, further ones
+                    workers=None, # threads; None: as many as there are
                    ):         # -> weights after each (updates, P), costs (updates,)
     "What the native engine makes of a training of the page"
     lib, s = compiled(flags), settings
@@ -224,7 +225,7 @@ def native_training(settings, # as the page's panel gives them, with lists for a
     kept, costs = [], []
     for i in range(updates):
         work.update, step.update = i, i + 1
-        native.run_task(lib.direct_segment, work, B)
+        native.run_task(lib.direct_segment, work, B, workers)
         step.how.learning_rate = how["rate"] * (1 - i / s["updates"])
         lib.direct_step(ctypes.byref(step))
         kept.append(arrays["parameters"].numpy().copy())
