@@ -60,10 +60,7 @@ class Training:
 @section
 class DirectTraining(Direct):
     "Students from random weights, without teachers"
-    num_updates: Natural = 2000
-    learning_rate: Positive = 4e-3
-    extra_train_drones: Natural = 3500
-    ood_train_drones: Natural = 1000
+    num_updates: Natural = 7000
     num_drones: Count = 1000 # of the training split, which teachers have too
     seeds: Count = 1         # students, from training.seed on; one is kept
 

@@ -3,9 +3,9 @@ import pytest
 import torch
 
 from raptor_nb.drones import sample_fleet
-from raptor_nb.learn import apg
+from raptor_nb.learn import apg, direct
 from raptor_nb.learn.cost import cost_weights
-from raptor_nb.learn.engines import FlightDisturbances, StudentFlights
+from raptor_nb.learn.engines import FlightDisturbances
 from raptor_nb.policy import RaptorPolicy, Teachers
 from raptor_nb.sim import native, physics
 from raptor_nb.sim.physics import flatten_state, sample_state, weight
@@ -83,27 +83,21 @@ def disturbances(environments=16, knots=5, resets=3, seed=0, **changes):
     return out._replace(**changes)
 
 
-def student_flights(hidden=16, environments=16, knots=5, seed=0) -> StudentFlights:
-    "Flights without noise, some at the limit, with all delays; a fifth begins"
-    g, shape = torch.Generator().manual_seed(seed), (3, environments)
-    draw = lambda *k: torch.randn(*shape, *k, generator=g)
-    states = flatten_state(sample_state(PARAMS, 2 * environments, g))
-    state, reset_state = states.split(environments, 1)
-    force = forces(knots, environments, g)
-    state = leaving(state, [(0, 3), (0, 4), (2, environments - 1)])
-    return StudentFlights(
-        state, .3 * draw(hidden), .2 * draw(36), reset_state, force, torch.zeros(shape),
-        torch.randint(3, shape, generator=g).float(), torch.rand(shape, generator=g) < .2, 5)
+def own_flights(): # -> parameters, flights, optimiser, gradients of the last update
+    "Some updates of a student by its own flights, past the first rotation"
+    s = load_config("default", direct=dict(flights=48, horizon=30), apg=dict(engine="native"),
+                    flight_randomization=dict(velocity_jumps=3., delay_share=.5))
+    run = direct.begin_training(s, s.direct, student_of(20), DRONES)
+    run.advance([.005] * 6)
+    return run.parameters, run.pool, run.optimiser, run.block_gradients
 
 
 def numbers():
-    "All four kernels on something: noise, jumps and flights that end included"
+    "All kernels on something: noise, jumps and flights that end included"
     moved, grads, costs = native.teacher_segment(*teacher_flights(32))
     noisy = dict(sigma=torch.full((3, 32), .02), jump=torch.full((3, 32), .1))
     flights = disturbances(32, **noisy)
     recorded = native.student_rollout(student_of(), actors(), PARAMS, *flights, 40)
     loss, imitation = native.imitation_gradients(student_of(), *recorded)
-    after, direct, price, ends = native.student_segment(
-        student_of(), PARAMS, *student_flights(environments=32), weights_of(), 30)
     return [moved, *grads.values(), costs, *recorded, torch.tensor(loss), *imitation.values(),
-            *after, *direct.values(), price, torch.tensor(ends)]
+            *own_flights()]

@@ -263,6 +263,25 @@ def test_old_settings_are_read_with_a_sentence(given, sentence):
     with pytest.warns(FutureWarning, match=sentence): load_config('default', **given)
 
 
+def test_fine_tuning_was_called_direct_and_is_the_same_class():
+    with pytest.warns(FutureWarning, match="'distillation.dagger.validation_drones' is called "
+                                           "'validation.num_drones' today"):
+        old = load_config('default', **{
+            'distillation.direct.num_updates': 7, 'distillation.polish.more_drones': 3,
+            'distillation.dagger.validation_drones': 5, 'distillation.online.choice_drones': 6})
+    tuning = old.distillation.fine_tuning
+    assert (tuning.num_updates, tuning.extra_train_drones) == (7, 3)
+    assert (old.validation.num_drones, old.validation.selection_drones) == (5, 6)
+    assert isinstance(old.direct, type(tuning)) and old.direct == load_config('default').direct
+
+
+@pytest.mark.parametrize('name, road', [('default', 'direct'), ('quick', 'both'), ('full', 'direct')])
+def test_every_profile_has_its_road(name, road):
+    settings = load_config(name)
+    assert settings.pipeline.road == road and settings.direct.num_updates >= 2000
+    assert (settings.distillation.fine_tuning.num_updates > 0) == (name != 'default')
+
+
 def test_old_values_are_converted():
     with pytest.warns(FutureWarning):
         old = load_config('default', **{'evaluation.tilt': 90, 'apg.engine': 'plain',

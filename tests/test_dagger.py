@@ -18,7 +18,7 @@ from raptor_nb.settings import load_config
 CALM = dict(max_observation_noise=0., delay_share=0., max_force_std=0., max_gust_std=0.,
             velocity_jumps=0., tilt_share=0.)
 SMALL = dict(
-    sequence_length=40, fine_tuning=dict(num_updates=8, drones=2, horizon=20),
+    sequence_length=40, fine_tuning=dict(num_updates=8, flights=16, horizon=20),
     dagger=dict(drones=2, num_envs=16, num_updates=12, log_interval=1, validation_interval=4))
 APG = dict(horizon=20, num_updates=30, num_envs=16, hidden_dim=16, engine="torch")
 DRONES, VALIDATION = sample_fleet(3), sample_fleet(range(500_000, 500_002))
@@ -328,6 +328,12 @@ def test_the_native_engine_learns_the_same(settings, activation, obs_dim):
     assert losses[:3] == pytest.approx(losses[3:], rel=1e-3)
     for x, y in zip(*(s.state_dict().values() for s in students)):
         assert torch.allclose(x, y, atol=2e-4)
+
+
+@pytest.mark.parametrize("n, twice", [(3, False), (4, True)])
+def test_nobody_flies_twice_where_there_are_enough(n, twice):
+    rows = dagger.sample_rows(torch.ones(3), n, torch.Generator().manual_seed(0))
+    assert len(rows) == n and (len(set(rows)) < n) == twice
 
 
 def test_an_update_whose_gradient_overflows_is_left_out(settings, teachers, monkeypatch):

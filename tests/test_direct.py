@@ -1,132 +1,184 @@
-"The student's own flights, improved by their gradient"
+"A student trained by its own flights: both engines, their flights, their optimiser"
+import ctypes
+
 import pytest
 import torch
+from kernels import close
 
+from raptor_nb.core.records import Checkpoints, load_state, save_state
 from raptor_nb.drones import sample_fleet
 from raptor_nb.learn import direct
-from raptor_nb.learn.apg import cosine
 from raptor_nb.learn.cost import cost_weights
-from raptor_nb.learn.engines import NativeEngine, StudentFlights, TorchEngine
+from raptor_nb.learn.direct_native import NUMBERS, pack, padded, unpack
+from raptor_nb.learn.soap import INITIAL, LAYERS, Soap
+from raptor_nb.learn.student import sampling_probabilities, score
 from raptor_nb.policy import RaptorPolicy
 from raptor_nb.sim import native, physics
-from raptor_nb.sim.physics import flatten_state, sample_state, weight
+from raptor_nb.sim.physics import weight
 from raptor_nb.settings import load_config
 
-DRONES, ALL = sample_fleet(4), [0, 1, 2, 3]
-DIRECT, TORCH = dict(num_updates=40, drones=2, horizon=20), TorchEngine()
+DRONES, VALIDATION = sample_fleet(4), sample_fleet(range(500_000, 500_002))
+CALM = dict(max_observation_noise=0., velocity_jumps=0.)
 needs_native = pytest.mark.skipif(not native.available(), reason="no C++ compiler")
 engines = pytest.mark.parametrize("engine", [
-    pytest.param(TORCH, id="torch"), pytest.param(NativeEngine(), id="native", marks=needs_native)])
+    "torch", pytest.param("native", marks=needs_native)])
 
 
-def settings(flights=None, num_envs=16, **changes):
-    return load_config("default", flight_randomization=flights or {}, training=dict(seed=5),
-                       environment=dict(episode_steps=100),
-                       direct=DIRECT | dict(num_envs=num_envs) | changes)
+def settings(engine="torch", flights=32, randomization=None, **changes):
+    how = dict(num_updates=40, horizon=20, flights=flights, learning_rate=.01)
+    return load_config("default", flight_randomization=randomization or {}, apg=dict(engine=engine),
+                       training=dict(seed=5), environment=dict(episode_steps=100),
+                       direct=how | changes)
 
 
-def student_of(seed=0):
+def student_of(seed=0, hidden=16):
     torch.manual_seed(seed)
-    return RaptorPolicy()
+    return RaptorPolicy(hidden_dim=hidden)
 
 
-def run_of(s=None, seed=0, often=(.25,) * 4):
-    s = s or settings()
-    return direct.DirectState(s, s.direct, student_of(seed), DRONES, torch.tensor(often))
+def training(s, student=None, drones=DRONES):
+    return direct.begin_training(s, s.direct, student or student_of(), drones)
 
 
-def flights_of(s=None, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    s = s or settings()
-    return direct.FlightPopulation(s, s.direct, DRONES, generator=generator)
+def flights_of(run): # of either engine -> {name: (F, 1, ...)}
+    if isinstance(run, direct.TorchTraining): return run.flights.state_dict()
+    return run.flights()
 
 
-def begin(flights, rows=ALL):
-    return direct.begin_segment(flights, rows, physics.select(flights.params, rows))
+def update(run, rate=.01): return dict(zip(NUMBERS, run.advance([rate])[0].tolist()))
 
 
-def forces(flights, rows=ALL):
-    return direct.segment_forces(flights, rows, physics.select(flights.params, rows))
+def place(run, flight, **state): # position, velocity: values of a flight's state vector
+    "Puts flights elsewhere"
+    columns = dict(position=slice(0, 3), velocity=slice(7, 10))
+    for name, value in state.items():
+        at = columns[name]
+        if isinstance(run, direct.TorchTraining): run.flights.state[flight, 0, at] = value
+        else: run.pool[flight // 16, 2 + at.start:2 + at.stop, flight % 16] = value
 
 
-def copied(flights): return {k: v.clone() for k, v in flights.state_dict().items()}
+def same(a, b): return all(map(torch.equal, a.state_dict().values(), b.state_dict().values()))
 
 
-# ---- training
+def weights_like(run, seed=0): # gradients of random numbers
+    g = torch.Generator().manual_seed(seed)
+    return {k: torch.randn(p.shape, generator=g) for k, p in run.student().named_parameters()}
+
+
+# ---- learning
 @engines
 def test_training_lowers_the_cost(engine):
-    s = settings(reset_probability=1., learning_rate=.02, final_learning_rate=.02, horizon=30)
-    def cost_of(student):
-        return direct.fly_segment(student, flights_of(s, seed=9), ALL, engine)[1].mean().item()
-    run = run_of(s)
-    before = cost_of(run.student)
-    for _ in range(10): direct.update_directly(run, engine)
-    assert cost_of(run.student) < .88 * before
+    run = training(settings(engine, flights=64, reset_probability=1., horizon=50))
+    costs = run.advance([.02] * 16)[:, 0].tolist()
+    assert sum(costs[-4:]) / 4 < .92 * sum(costs[:2]) / 2
+
+
+@engines
+@pytest.mark.parametrize("learned", [True, False])
+def test_the_initial_hidden_state_is_learned_where_it_is_asked_for(engine, learned):
+    run = training(settings(engine, learn_initial_state=learned))
+    before = {k: v.clone() for k, v in run.student().state_dict().items()}
+    run.advance([.01] * 2)
+    moved = {k for k, v in run.student().state_dict().items() if not torch.equal(v, before[k])}
+    assert moved == before.keys() - (set() if learned else {INITIAL})
 
 
 @engines
 def test_it_resumes_where_it_was_interrupted(engine, tmp_path):
-    from raptor_nb.core.records import load_state, save_state
-    whole, first = run_of(), run_of()
-    for _ in range(6): direct.update_directly(whole, engine)
-    for _ in range(3): direct.update_directly(first, engine)
+    whole, first = (training(settings(engine)) for _ in range(2))
+    whole.advance([.01] * 6)
+    for _ in range(3): update(first)
     path = save_state(tmp_path / "checkpoint.safetensors", first.state_dict())
-    resumed = run_of(seed=1)
+    resumed = training(settings(engine), student_of(1))
     resumed.load_state_dict(load_state(path))
-    got, wanted = (direct.update_directly(r, engine) for r in (resumed, first))
-    assert got == wanted and resumed.updates == 4
-    for _ in range(2): direct.update_directly(resumed, engine)
-    for part in ("student", "flights"):
-        a, b = (getattr(r, part).state_dict() for r in (whole, resumed))
-        for k, v in a.items(): assert torch.equal(v, b[k]), k
+    resumed.advance([.01] * 3)
+    assert resumed.updates == 6 and same(whole.student(), resumed.student())
+    for k, v in flights_of(whole).items(): assert torch.equal(v, flights_of(resumed)[k]), k
 
 
-@needs_native
-def test_both_engines_improve_alike():
-    calm, both = settings(dict(max_observation_noise=0.)), []
-    for engine in (NativeEngine(), TORCH):
-        run = run_of(calm)
-        for _ in range(3): got = direct.update_directly(run, engine)
-        both.append((run.student.state_dict().values(), got))
-    (a, one), (b, other) = both
-    assert one == pytest.approx(other, rel=1e-2)
-    for x, y in zip(a, b): assert torch.allclose(x, y, atol=1e-3)
-
-
-def flights_in_double(params, g):
-    "Hidden state, delay, forces, and one flight that ends"
-    draw = lambda *k: torch.randn(2, 4, *k, generator=g, dtype=torch.float64)
-    state, reset_state = flatten_state(sample_state(params, 8, g)).split(4, 1)
-    state = state.clone()
-    state[0, 0, 7], state[0, 0, 1:3] = 1.999, 0
-    drawn = torch.randn(2, 3, 4, 3, generator=g, dtype=torch.float64)
-    force = .1 * weight(params)[..., None, None] * drawn
-    delay = torch.tensor([[0., 1, 2, 1], [2, 1, 0, 2]])
-    reset_mask = torch.tensor([[1, 0, 0, 1], [0, 0, 1, 0]]).bool()
-    return StudentFlights(state, .3 * draw(16), .2 * draw(36), reset_state, force,
-                          torch.zeros(2, 4, dtype=torch.float64), delay, reset_mask, 0)
+# ---- gradients
+def in_double(run):
+    "The flights of a torch training in double precision"
+    flights = run.flights
+    limits = flights.fleet.limits
+    flights.fleet = physics.batch_params(DRONES, dtype=torch.float64)._replace(limits=limits)
+    for k in flights.KEPT:
+        x = getattr(flights, k)
+        if x.is_floating_point(): setattr(flights, k, x.double())
+    return {k: v.detach().double() for k, v in direct.block_weights(run.policy, 2).items()}
 
 
 def test_the_gradient_is_that_of_the_cost():
-    "Against finite differences in double precision"
-    params = physics.batch_params(DRONES[:2], dtype=torch.float64)
-    g, weights = torch.Generator().manual_seed(0), cost_weights(settings().apg)._replace(excess=1.)
-    student, flights = student_of().double(), flights_in_double(params, g)
-    own = {n: p for n, p in student.named_parameters() if p.requires_grad}
-    along = {n: torch.randn(p.shape, generator=g, dtype=torch.float64) for n, p in own.items()}
-    def segment(): return TORCH.student_segment(student, params, flights, weights, 10)
-    @torch.no_grad()
-    def move(t):
-        for n, p in own.items(): p += t * along[n]
-    def costs(t):
-        move(t)
-        out = segment()[2]
-        move(-t)
-        return out
-    grads, slope = segment()[1], (costs(1e-6) - costs(-1e-6)) / 2e-6
-    for d in range(2):
-        found = sum((grads[n][d] * along[n]).sum().item() for n in own)
-        assert found == pytest.approx(slope[d].item(), rel=1e-4)
+    "Against finite differences in double precision; flights begin, end and are late"
+    s = settings(randomization=CALM | dict(delay_share=.6), horizon=10)
+    run = training(s)
+    run.gradients()
+    w, g = in_double(run), torch.Generator().manual_seed(0)
+    place(run, 3, position=0., velocity=2.01)
+    place(run, 20, velocity=torch.tensor([3.499, 0., 0.]))
+    kept = {k: v.clone() for k, v in run.flights.state_dict().items()}
+    state, weights = run.generator.get_state(), direct.student_cost(s, s.direct)
+    def costs(w):
+        run.flights.load_state_dict({k: v.clone() for k, v in kept.items()})
+        run.generator.set_state(state)
+        return run.flights.fly(w, weights, run.engine.env_step)
+    along = {k: torch.randn(v.shape, generator=g, dtype=v.dtype) for k, v in w.items()}
+    moved = lambda t: costs({k: v + t * along[k] for k, v in w.items()})[0]
+    slope = (moved(1e-6) - moved(-1e-6)) / 2e-6
+    leaves = {k: v.clone().requires_grad_() for k, v in w.items()}
+    paid, ended = costs(leaves)
+    grads = torch.autograd.grad(paid.sum(), list(leaves.values()))
+    found = sum((x * a).flatten(1).sum(1) for x, a in zip(grads, along.values()))
+    assert ended > 0 and torch.allclose(found, slope, rtol=1e-4)
+
+
+def certain(drones):
+    "Drones whose flights all begin at rest at the target, with one speed of the rotors"
+    def one(d):
+        init = d.mdp.init.model_copy(update=dict(guidance=1., min_rpm=-.2, max_rpm=-.2))
+        return d.model_copy(update=dict(mdp=d.mdp.model_copy(update=dict(init=init))))
+    return [one(d) for d in drones]
+
+
+def two_engines(s, student, drones):
+    "Both with the same flights, some about to begin or to end; nothing random follows"
+    ours = training(s, student, drones)
+    ours.gradients()
+    s = load_config(s, **{"direct.reset_probability": 0., "apg.engine": "torch",
+                          "flight_randomization.max_force_std": 0.,
+                          "flight_randomization.max_gust_std": 0.,
+                          "flight_randomization.delay_share": 0.})
+    theirs = training(s, student, drones)
+    ours.settings, ours.how = s, s.direct
+    ours.cumulative[:], theirs.flights.often = 1., torch.tensor([1.] + [0.] * 3)
+    for flight in (2, 17): place(ours, flight, velocity=torch.nan) # begins, of drone 0
+    for flight in (5, 30): place(ours, flight, velocity=torch.tensor([0., 3.49, 0.]))
+    theirs.flights.load_state_dict(ours.flights())
+    return ours, theirs
+
+
+@needs_native
+@pytest.mark.parametrize("hidden, horizon, changes", [
+    pytest.param(16, 25, {}, id="usual"),
+    pytest.param(16, 25, dict(learn_initial_state=False), id="fixed-start"),
+    pytest.param(4, 25, {}, id="four"), pytest.param(20, 25, {}, id="padded"),
+    pytest.param(64, 1, {}, id="one-step"),
+    pytest.param(16, 25, dict(huber_delta=.2, precision_weight=.1, excess_weight=3.,
+                              velocity_barrier=.5, max_velocity=4.), id="other-weights")])
+def test_both_engines_find_the_same_gradients(hidden, horizon, changes):
+    student = student_of(hidden=hidden)
+    with torch.no_grad(): student.gru.initial_hidden_state.normal_(std=.3)
+    late = CALM | dict(delay_share=.7)
+    s = settings("native", randomization=late, horizon=horizon, reset_probability=0., **changes)
+    ours, theirs = two_engines(s, student, certain(DRONES))
+    assert set(ours.flights()["delay"].flatten().tolist()) == {0., 1., 2.}
+    (fast, costs, ends), (slow, wanted, ended) = ours.gradients(), theirs.gradients()
+    close(costs, wanted, 1e-4)
+    assert ends == pytest.approx(ended) and (ended > 0 or horizon == 1)
+    for k, v in slow.items(): close(fast[k], v, 5e-3)
+    moved, wanted = ours.flights(), theirs.flights.state_dict()
+    assert torch.equal(moved["rows"], wanted["rows"])
+    for k in ("state", "hidden", "past", "steady", "gust", "age"): close(moved[k], wanted[k], 5e-3)
 
 
 # ---- an update
@@ -138,6 +190,17 @@ def test_gradients_are_clipped_block_by_block():
     assert mean["a"].tolist() == pytest.approx([(1.5 + .3) / 3, (2 + .4) / 3], rel=1e-5)
     assert mean["b"].tolist() == [pytest.approx([2.], rel=1e-5)]
     assert a[0].tolist() == [3, 4], "what was given stays as it is"
+    shorter, _ = direct.mean_gradient(dict(a=a, b=b), 6.5, .1)
+    total = sum(x.square().sum() for x in shorter.values()).sqrt().item()
+    assert total == pytest.approx(.1, rel=1e-4)
+
+
+@needs_native
+def test_the_native_engine_clips_alike():
+    run = training(settings("native", max_block_norm=.02))
+    update(run)
+    lengths = run.block_gradients.norm(dim=1)
+    assert (run.norms > .02).all() and lengths.tolist() == pytest.approx([.02] * 2, rel=1e-3)
 
 
 @pytest.mark.parametrize("tumbling, share", [
@@ -149,172 +212,280 @@ def test_one_tumbling_block_cannot_drown_the_others(tumbling, share):
     assert mean["a"].tolist() == pytest.approx([.9, share / 10], rel=1e-5)
 
 
-def test_an_update_survives_a_lost_flight():
-    run = run_of(settings(reset_probability=0.))
-    begin(run.flights)
-    run.flights.state[:, 2] = torch.nan
-    got = direct.update_directly(run, TORCH)
-    assert all(torch.isfinite(p).all() for p in run.student.parameters()) and got["cost"] > 0
-    finite = torch.isfinite(run.flights.state).all(-1).sum(1)
-    assert sorted(finite.tolist()) == [15, 15, 16, 16], "the two drones that flew have got over it"
+@engines
+def test_a_flight_that_overflows_costs_its_block_one_gradient(engine):
+    run = training(settings(engine, reset_probability=0.))
+    update(run)
+    place(run, 18, velocity=1e25)
+    got, after = update(run), update(run)
+    assert (got["lost_gradients"], after["lost_gradients"]) == (1, 0) and got["cost"] > 0
+    assert all(torch.isfinite(p).all() for p in run.student().parameters())
+    assert all(torch.isfinite(x).all() for x in flights_of(run).values())
 
 
-def test_drones_are_drawn_by_their_probability():
-    run = run_of(often=(.5, 0., .5, 0.))
-    for _ in range(2): direct.update_directly(run, TORCH)
-    assert run.flights.begun.tolist() == [True, False, True, False]
+def test_the_learning_rate_falls_to_zero_in_a_line():
+    how = settings(num_updates=7, learning_rate=.07, log_interval=3, validation_interval=4).direct
+    ahead = [direct.next_rates(how, updates) for updates in (0, 3, 4, 6)]
+    assert [len(x) for x in ahead] == [3, 1, 2, 1], "up to the next line of the log"
+    assert sum(ahead, []) == pytest.approx([.07, .06, .05, .04, .03, .02, .01])
 
 
-def test_learning_rate_falls_to_its_end():
-    run, rates = run_of(settings(num_updates=4, learning_rate=1e-2, final_learning_rate=1e-4)), []
-    for _ in range(4):
-        direct.update_directly(run, TORCH)
-        rates.append(run.optimiser.param_groups[0]["lr"])
-    assert rates == pytest.approx([cosine(u / 4, 1e-2, 1e-4) for u in range(4)])
-    assert rates[0] == 1e-2 and rates == sorted(rates, reverse=True)
+def test_lines_of_the_log_are_means():
+    numbers = torch.tensor([[2., .01, 1., 0.], [4., .03, torch.nan, 2.]])
+    wanted = dict(cost=3., ended=2., gradient_norm=1., lost_gradients=2)
+    assert direct.told(numbers) == pytest.approx(wanted)
 
 
-def test_a_large_gradient_moves_no_further():
-    run = run_of(settings(max_grad_norm=1e-3))
-    direct.update_directly(run, TORCH)
-    parts = [p.grad.square().sum() for p in run.student.parameters() if p.grad is not None]
-    assert sum(parts).sqrt().item() == pytest.approx(1e-3, rel=1e-2)
+# ---- SOAP
+def follow(run, steps):
+    "Random gradients, the same ones for both engines"
+    for i in range(steps):
+        grads = weights_like(run, i)
+        if isinstance(run, direct.TorchTraining): run.optimiser.step(grads, .01)
+        else:
+            run.block_gradients[:] = pack(grads, run.policy.hidden_dim)
+            step = run._step()
+            step.how.learning_rate = .01
+            run.library.direct_step(ctypes.byref(step))
+            run.updates += 1
+    return run.student()
+
+
+def bases(run): # [(n, n)]
+    if isinstance(run, direct.TorchTraining):
+        states = [run.optimiser.state[w] for w, _ in LAYERS]
+        return [s[k] for s in states for k in ("from_left", "from_right")]
+    out, at, H = [], 0, padded(run.policy.hidden_dim)
+    for n, m in ((23, H), (H + 1, 3 * H), (H + 1, 3 * H), (H + 1, 4)):
+        at += 2 * n * m + n * n + m * m
+        out += [run.optimiser[at:at + n * n].view(n, n)]
+        out += [run.optimiser[at + n * n:at + n * n + m * m].view(m, m)]
+        at += n * n + m * m
+    return out
+
+
+@needs_native
+@pytest.mark.parametrize("hidden", [16, 20])
+def test_both_engines_step_alike(hidden):
+    far = dict(max_grad_norm=1e9)
+    theirs, ours = (training(settings(e, **far), student_of(hidden=hidden)) for e in ("torch", "native"))
+    for x, y in zip(*(follow(r, 30).state_dict().values() for r in (theirs, ours))):
+        close(y, x, 5e-3)
+
+
+@engines
+def test_bases_stay_orthonormal(engine):
+    run = training(settings(engine))
+    follow(run, 30)
+    for q in bases(run):
+        assert torch.allclose(q.T @ q, torch.eye(len(q)), atol=1e-5)
+        assert not torch.allclose(q, torch.eye(len(q)), atol=.1), "it has turned"
+
+
+@engines
+def test_it_is_adam_until_the_first_rotation(engine):
+    run, wanted = training(settings(engine, max_grad_norm=1e9)), student_of()
+    wanted.requires_grad_(True)
+    adam = torch.optim.Adam(wanted.parameters(), .01, betas=(.9, .99))
+    for i in range(4):
+        grads = weights_like(run, i)
+        for k, p in wanted.named_parameters(): p.grad = grads[k]
+        adam.step()
+    for x, y in zip(wanted.state_dict().values(), follow(run, 4).state_dict().values()):
+        assert torch.allclose(x, y, atol=1e-5)
 
 
 # ---- flights
-def test_every_drone_begins_once():
-    flights = flights_of(settings(dict(velocity_jumps=0.), reset_probability=0.))
-    assert begin(flights, [0, 2])[1].all()
-    assert flights.begun.tolist() == [True, False, True, False]
-    before = flights.state.clone()
-    _, begins = begin(flights)
-    assert begins.all(1).tolist() == [False, True, False, True] and not begins[0].any()
-    assert torch.equal(flights.state[[0, 2]], before[[0, 2]])
+def quantiles(x): return torch.quantile(x.double(), torch.linspace(.05, .95, 7).double(), dim=0)
 
 
-def test_flights_begin_again_as_often_as_was_said():
-    flights = flights_of(settings(num_envs=1000, reset_probability=.3))
-    begin(flights)
-    assert begin(flights)[1].float().mean().item() == pytest.approx(.3, abs=.03)
+@needs_native
+def test_both_engines_draw_from_the_same_distributions():
+    "Many flights that begin at every segment, after their first step"
+    late = dict(delay_share=.3, max_force_std=.3, max_gust_std=.2, tilt_share=.5,
+                max_observation_noise=.02)
+    s = dict(flights=16384, randomization=late, horizon=1, reset_probability=1.)
+    drawn = []
+    for engine in ("native", "torch"):
+        run = training(settings(engine, **s))
+        for _ in range(2): run.gradients()
+        drawn.append(flights_of(run))
+    ours, theirs = ({k: v.flatten(0, 1) for k, v in d.items()} for d in drawn)
+    for name in ("state", "steady", "gust", "phase", "frequency", "sigma"):
+        a, b = quantiles(ours[name]), quantiles(theirs[name])
+        spread = (b[-1] - b[0]).clamp(min=1e-6)
+        assert ((a - b).abs() / spread).max() < .05, name
+    for k in (0, 1, 2):
+        assert (ours["delay"] == k).float().mean().item() == pytest.approx((.7, .15, .15)[k], abs=.01)
+    often = sampling_probabilities(DRONES, settings().direct.hard_drone_share)
+    for x in (ours, theirs):
+        counts = x["rows"].bincount(minlength=4) / len(x["rows"])
+        assert counts.tolist() == pytest.approx(often.tolist(), abs=.015)
+        assert x["age"].unique().tolist() == pytest.approx([.01])
 
 
-def test_disturbances_change_with_the_flight():
-    flights = flights_of(settings(num_envs=64, reset_probability=.5))
-    begin(flights)
-    forces(flights)
-    before = copied(flights)
-    _, begins = begin(flights)
-    for name in ("sigma", "steady", "gust", "phase", "frequency"):
-        changed = flights.state_dict()[name] != before[name]
-        if changed.ndim > 2: changed = changed.all(-1)
-        assert torch.equal(changed, begins), name
-    assert torch.equal(flights.age == 0, begins)
-    assert flights.age[~begins].unique().tolist() == pytest.approx([.2])
+@engines
+def test_flights_begin_as_often_as_was_said(engine):
+    run = training(settings(engine, flights=2048, horizon=1, reset_probability=.3))
+    run.gradients()
+    run.gradients()
+    age = flights_of(run)["age"]
+    assert (age < .015).float().mean().item() == pytest.approx(.3, abs=.04)
+    assert age.unique().tolist() == pytest.approx([.01, .02])
 
 
-def test_a_jump_moves_the_drone_and_nothing_else():
-    often = dict(velocity_jumps=5.) # 5 * 20 / 100: at every segment
-    flights = flights_of(settings(often, num_envs=64, reset_probability=0.))
-    begin(flights)
-    flights.state, flights.hidden = torch.randn(4, 64, 21), torch.randn(4, 64, 16)
-    before = copied(flights)
-    _, begins = begin(flights)
-    moved = (flights.state[..., :3] != before["state"][..., :3]).any(-1)
-    assert not begins.any() and moved.float().mean() > .8
-    assert torch.equal(flights.state[..., 13:], before["state"][..., 13:])
-    for name in ("hidden", "past", "steady", "sigma", "delay", "age"):
-        assert torch.equal(flights.state_dict()[name], before[name]), name
+@engines
+def test_a_flight_that_ends_begins_again_at_once(engine):
+    student = student_of()
+    with torch.no_grad(): student.gru.initial_hidden_state.fill_(.7)
+    s = settings(engine, horizon=1, randomization=CALM, reset_probability=0.)
+    run = training(s, student, certain(DRONES))
+    run.gradients()
+    place(run, 7, velocity=9.)
+    run.gradients()
+    flights = flights_of(run)
+    assert flights["state"][7, 0, :3].tolist() == [0, 0, 0] == flights["state"][7, 0, 7:10].tolist()
+    assert flights["hidden"][7, 0].tolist() == pytest.approx([.7] * 16)
+    assert torch.equal(flights["past"][7, 0, :18], flights["past"][7, 0, 18:])
+    assert (flights["hidden"][8, 0] - .7).abs().max() > 1e-3
+
+
+def clock(): # RaptorPolicy
+    "Its hidden state tells how long it has flown; it asks for the middle of the throttle"
+    student = student_of()
+    with torch.no_grad():
+        for p in student.parameters(): p.zero_()
+        student.gru.initial_hidden_state.fill_(1.)
+        student.gru.gru.bias_ih_l0[16:32] = 3.
+    return student
+
+
+@engines
+def test_a_jump_moves_the_drone_and_nothing_else(engine):
+    s = settings(engine, randomization=dict(velocity_jumps=0.), reset_probability=0., horizon=15)
+    run = training(s, clock())
+    run.gradients()
+    before = {k: v.clone() for k, v in flights_of(run).items()}
+    always = load_config(s, **{"flight_randomization.velocity_jumps": 200., "direct.horizon": 1})
+    run.settings, run.how, run.jumps = always, always.direct, 1.
+    if engine == "torch": run.flights.settings, run.flights.how = always, always.direct
+    run.gradients()
+    after, same = flights_of(run), lambda k: torch.equal(after[k], before[k])
+    moved = (after["state"][..., :3] - before["state"][..., :3]).norm(dim=-1)
+    assert (moved > .05).float().mean() > .8
+    assert all(map(same, ("steady", "gust", "phase", "frequency", "sigma", "delay", "rows")))
+    assert torch.allclose(after["age"], before["age"] + .01)
+    flown = (before["hidden"][..., 0] < .6) & (after["hidden"][..., 0] < .99)
+    assert flown.float().mean() > .8, "the hidden state goes on"
+    gap = (after["state"][..., 13:17] - before["state"][..., 13:17]).abs()
+    assert gap[flown].max() < .05, "the rotors turn as they did"
 
 
 def test_forces_continue_from_segment_to_segment():
-    flights = flights_of(settings(dict(max_force_std=.2, max_gust_std=.2)))
-    begin(flights)
-    first, second = forces(flights), forces(flights)
-    assert first.shape == (4, 14, 16, 3)
-    assert torch.allclose(first[:, -1], second[:, 0], rtol=1e-3, atol=1e-4)
-    assert not torch.allclose(first[:, 0], second[:, 0], atol=1e-3)
+    run = training(settings(randomization=dict(max_force_std=.2, max_gust_std=.2), reset_probability=0.))
+    params, _, begins = run.flights.begin_segment()
+    end = run.flights.force_after(.2, params)
+    assert begins.all() and not torch.allclose(run.flights.force_after(0., params), end, rtol=.01)
+    run.gradients()
+    params, _, begins = run.flights.begin_segment()
+    assert not begins.any() and torch.equal(run.flights.age, torch.full((32, 1), .2))
+    assert torch.allclose(run.flights.force_after(0., params), end, rtol=1e-4, atol=1e-6)
 
 
-def test_a_steady_force_is_steady_and_only_who_flies_grows_older():
-    flights, some = flights_of(settings(dict(max_force_std=.2, max_gust_std=0.))), [3, 1]
-    begin(flights)
-    share = forces(flights, some) / weight(flights.params)[some][..., None, None]
-    assert torch.allclose(share, flights.steady[some][:, None].expand_as(share), atol=1e-6)
-    assert (flights.age[some] > 0).all() and (flights.age[[0, 2]] == 0).all()
+def test_a_steady_force_is_a_share_of_the_weight():
+    run = training(settings(randomization=dict(max_force_std=.2, max_gust_std=0.)))
+    params, _, _ = run.flights.begin_segment()
+    for seconds in (0., .7):
+        share = run.flights.force_after(seconds, params) / weight(params)[..., None]
+        assert torch.allclose(share, run.flights.steady, atol=1e-6)
 
 
-def test_only_the_drones_that_are_asked_for_fly():
-    flights = flights_of()
-    before = copied(flights)
-    _, costs, ended = direct.fly_segment(student_of(), flights, [3, 1], TORCH)
-    assert costs.shape == (2,) and (costs > 0).all() and 0 <= ended <= 100
-    for name, old in before.items():
-        assert torch.equal(flights.state_dict()[name][[0, 2]], old[[0, 2]]), name
-    assert (flights.state[[1, 3]] != 0).any(-1).all()
-    assert flights.hidden[[1, 3]].abs().sum() > 0
-
-
-def test_flights_end_where_the_settings_say():
-    limits = physics.batch_params(DRONES).limits
-    flights = flights_of(settings(max_velocity=5.))
-    assert flights.params.limits[1] == 5. and flights.params.limits[2] == limits[2]
-
-
-def test_a_student_pays_for_commands_beyond_the_limits():
-    s = settings(huber_delta=.1, precision_weight=.2, velocity_barrier=3., excess_weight=.5)
+def test_what_a_student_pays_and_where_flights_end():
+    s = settings(huber_delta=.1, precision_weight=.2, velocity_barrier=3., excess_weight=.5,
+                 max_velocity=5.)
     weights, of_teachers = direct.student_cost(s, s.direct), cost_weights(s.apg)
     assert weights[:2] == (.1, .2) and weights.velocity_barrier == 3. and weights.excess == .5
     assert of_teachers.excess == 0. and weights.barrier == of_teachers.barrier
+    limits, fleet = physics.batch_params(DRONES).limits, direct.fleet_params(DRONES, s.direct)
+    assert fleet.limits[1] == 5. and fleet.limits[2] == limits[2]
+
+
+# ---- parameters of C++
+@pytest.mark.parametrize("hidden", [4, 16, 20, 64])
+def test_packing_keeps_every_parameter(hidden):
+    own = dict(student_of(hidden=hidden).named_parameters())
+    row = pack(own, hidden)
+    assert row.count_nonzero() <= sum(p.numel() for p in own.values()), "the rest is zero"
+    for k, v in unpack(row, hidden).items(): assert torch.equal(v, own[k]), k
+
+
+@needs_native
+def test_units_that_pad_stay_at_zero():
+    run = training(settings("native"), student_of(hidden=20))
+    run.advance([.01] * 7)
+    trained = run.student()
+    assert torch.equal(pack(dict(trained.named_parameters()), 20), run.parameters)
+    assert not same(trained, student_of(hidden=20))
+
+
+# ---- what cannot be trained
+@pytest.mark.parametrize("change, hidden, drones, kind, sentence", [
+    pytest.param({"direct.flights": 24}, 16, DRONES, ValueError,
+                 "flights is 24; it must be a multiple of 16", id="flights"),
+    pytest.param({"apg.engine": "native"}, 80, DRONES, native.NativeError,
+                 "remembers 80 .* up to 64, and 4; choose apg.engine: torch", id="hidden",
+                 marks=needs_native),
+    pytest.param({}, 16, [], ValueError, "a fleet needs at least one drone", id="no-drone")])
+def test_bad_input(change, hidden, drones, kind, sentence):
+    s = load_config(settings(), **change)
+    with pytest.raises(kind, match=sentence): training(s, student_of(hidden=hidden), drones)
+
+
+@needs_native
+@pytest.mark.parametrize("engine, kind, sentence", [
+    ("native", native.NativeError, "of the torch engine: choose that, or begin in another folder"),
+    ("torch", ValueError, "of the native one: choose that, or begin in another folder")])
+def test_a_checkpoint_of_the_other_engine_is_refused(engine, kind, sentence):
+    other = training(settings({"native": "torch", "torch": "native"}[engine]))
+    with pytest.raises(kind, match=sentence):
+        training(settings(engine)).load_state_dict(other.state_dict())
 
 
 # ---- a training as a whole
-@pytest.fixture(scope="module")
-def short():
-    trained = dict(num_updates=8, drones=2, horizon=20, log_interval=1, validation_interval=4)
-    return load_config("default", direct=trained, environment=dict(episode_steps=40),
-                       apg=dict(engine="torch"), training=dict(seed=5))
+def short(engine="torch", **changes):
+    s = settings(engine, flights=16, num_updates=8, validation_interval=4, log_interval=1, **changes)
+    return load_config(s, **{"environment.episode_steps": 40})
 
 
-VALIDATION = sample_fleet(range(500_000, 500_002))
+def train(s, student=None, **how):
+    return direct.train(s, s.direct, student or student_of(1), DRONES[:3], VALIDATION, **how)
 
 
-def same(a, b): return all(map(torch.equal, a.state_dict().values(), b.state_dict().values()))
-
-
-def returns(student, settings):
-    from raptor_nb.learn.student import score
-    return score(student, physics.batch_params(VALIDATION), settings)["return"]
-
-
-def test_a_training_resumes_where_it_was_interrupted(short, tmp_path):
-    from raptor_nb.core.records import Checkpoints
-    args = short, short.direct, student_of(1), DRONES[:3], VALIDATION
-    whole = direct.train(*args)
+@engines
+def test_a_training_resumes_where_it_was_stopped(engine, tmp_path):
+    whole, seen = train(short(engine)), []
     class Stop(Exception): pass
     def stop(update, numbers):
         if update >= 6: raise Stop
-    with pytest.raises(Stop): direct.train(*args, log=stop, checkpoints=Checkpoints(tmp_path))
-    seen, log = [], lambda update, numbers: seen.append(update)
-    resumed = direct.train(*args, log=log, checkpoints=Checkpoints(tmp_path))
+    with pytest.raises(Stop): train(short(engine), log=stop, checkpoints=Checkpoints(tmp_path))
+    log = lambda update, numbers: seen.append(update)
+    resumed = train(short(engine), log=log, checkpoints=Checkpoints(tmp_path))
     assert seen == [5, 6, 7, 8] and same(whole, resumed)
 
 
-def test_a_training_keeps_the_best(short):
-    rows, given = [], student_of(1)
-    out = direct.train(short, short.direct, given, DRONES[:3], VALIDATION, log=lambda u, n: rows.append(n))
+def test_a_training_keeps_the_best():
+    rows, given, s = [], student_of(1), short()
+    out = train(s, given, log=lambda u, n: rows.append(n))
     judged = [n["validation_return"] for n in rows if "validation_return" in n]
-    best = max(returns(given, short), *judged)
-    assert len(judged) == 2 and returns(out, short) == pytest.approx(best, rel=1e-5)
+    params = physics.batch_params(VALIDATION)
+    first, last = (score(x, params, s)["return"] for x in (given, out))
+    assert len(judged) == 2 and last == pytest.approx(max(first, *judged), rel=1e-5)
     assert same(given, student_of(1)), "the given student stays as it is"
 
 
-def test_a_student_that_training_spoils_is_kept(short):
-    rates = dict(learning_rate=10., final_learning_rate=10.)
-    wild = load_config(short, direct=rates)
+@pytest.mark.parametrize("changes", [
+    pytest.param(dict(learning_rate=10.), id="spoiled"), pytest.param(dict(num_updates=0), id="no-updates")])
+def test_a_student_that_training_does_not_improve_is_kept(changes):
     published = RaptorPolicy.published()
-    assert same(direct.train(wild, wild.direct, published, DRONES[:3], VALIDATION), published)
-
-
-def test_without_updates_the_student_is_the_same(short):
-    none, student = load_config(short, **{"direct.num_updates": 0}), student_of(2)
-    assert same(direct.train(none, none.direct, student, DRONES[:3], VALIDATION), student)
+    s = load_config(short("auto"), direct=changes)
+    assert same(train(s, published), published)

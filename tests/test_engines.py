@@ -2,7 +2,7 @@
 import pytest
 import torch
 from kernels import DRONES, PARAMS, actors, close, disturbances, needs_compiler
-from kernels import student_flights, student_of, teacher_flights, weights_of
+from kernels import student_of, teacher_flights
 
 from raptor_nb.learn import apg, dagger, direct, engines
 from raptor_nb.learn.engines import NativeEngine, Rollout, TorchEngine, imitation_loss
@@ -126,23 +126,6 @@ def test_reset_states_are_taken_one_after_the_other():
     assert torch.equal(ours.reset.bool(), native.blocks(theirs.reset).bool())
 
 
-# ---- the student's own flights
-@needs_compiler
-@pytest.mark.parametrize("hidden, knots, steps", [
-    (16, 1, 30), (16, 5, 30), (32, 14, 20), (64, 2, 1)])
-def test_a_students_segment_is_that_of_autograd(hidden, knots, steps):
-    student = student_of(hidden)
-    student.gru.initial_hidden_state.requires_grad_(True)
-    with torch.no_grad(): student.gru.initial_hidden_state.normal_(std=.3)
-    weights = weights_of()._replace(excess=2.)
-    args = student, PARAMS, student_flights(hidden, knots=knots), weights, steps
-    ours, theirs = NATIVE.student_segment(*args), TORCH.student_segment(*args)
-    assert ours[3] == pytest.approx(theirs[3]) and ours[3] > 0, "some flights end"
-    for a, b in zip(ours[0], theirs[0]): close(a, b)
-    close(ours[2], theirs[2], 1e-4)
-    for k, v in theirs[1].items(): close(ours[1][k], v, 5e-3)
-
-
 # ---- which one
 def test_the_torch_engine_is_wholly_torch(monkeypatch):
     "It computes everything where no kernel can be called"
@@ -151,7 +134,8 @@ def test_the_torch_engine_is_wholly_torch(monkeypatch):
     engine = engines.choose("torch", environments=16, actor=32, student=16)
     args = student_of(), actors(), PARAMS, disturbances(), 5
     engine.imitation_gradients(args[0], engine.student_rollout(*args))
-    engine.student_segment(args[0], PARAMS, student_flights(), weights_of(), 5)
+    s = load_config("default", apg=dict(engine="torch"), direct=dict(flights=16, horizon=5))
+    direct.begin_training(s, s.direct, args[0], DRONES).advance([.01])
     engine.teacher_segment(*teacher_flights(steps=5))
 
 
@@ -190,9 +174,9 @@ def test_where_native_cannot_torch_does(monkeypatch, changes, hidden):
 def test_a_direct_training_asks_for_the_student_alone(monkeypatch):
     monkeypatch.setattr(native, "available", lambda: True)
     odd = load_config("default", **{"apg.hidden_dim": 24, "apg.num_envs": 5})
-    how = odd.distillation.fine_tuning
-    assert direct.choose_engine(odd, how).name == "native"
-    assert direct.choose_engine(odd, how, 24).name == "torch"
+    for hidden, wanted in ((16, True), (24, True), (80, False)):
+        assert direct.uses_native(odd, student_of(hidden)) == wanted
+    assert not direct.uses_native(odd, student_of(), "cuda")
 
 
 def test_who_insists_on_native_on_a_gpu_is_told():

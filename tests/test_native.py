@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 from kernels import PARAMS, actors, close, disturbances, needs_compiler, numbers
-from kernels import student_flights, student_of, teacher_flights, weights_of
+from kernels import student_of, teacher_flights
 
 from raptor_nb.settings import load_config
 from raptor_nb.core.parallel import single_threaded
 from raptor_nb.drones import sample_fleet, scale_drone, with_conditions
-from raptor_nb.learn import apg, direct, engines
+from raptor_nb.learn import apg, engines
 from raptor_nb.learn.cost import CostWeights
 from raptor_nb.sim import native, physics
 from raptor_nb.sim.physics import flatten_state, sample_state
@@ -124,33 +124,6 @@ def test_a_flight_that_is_lost_begins_again():
     assert torch.allclose(observation[1, 1, :3, 4], lost.reset_states[1, 0, 4, :3])
 
 
-# ---- the student's own flights
-@needs_compiler
-def test_each_block_has_a_gradient_of_its_own():
-    student, begun, weights = student_of(), student_flights(environments=32), weights_of()
-    def first_block(x):
-        if not isinstance(x, torch.Tensor): return x
-        return x[..., :16, :].contiguous() if x.ndim > 2 else x[:, :16]
-    _, grads, costs, _ = native.student_segment(student, PARAMS, *begun, weights, 20)
-    first = map(first_block, begun)
-    _, alone, price, _ = native.student_segment(student, PARAMS, *first, weights, 20)
-    assert costs.shape == (6,) and torch.allclose(costs[::2], price, atol=1e-6)
-    for k in grads: assert torch.allclose(grads[k][::2], alone[k], rtol=1e-5, atol=1e-7)
-
-
-@needs_compiler
-def test_a_lost_flight_of_the_student_costs_its_block_alone():
-    student, begun, weights = student_of(), student_flights(), weights_of()
-    good = native.student_segment(student, PARAMS, *begun, weights, 20)
-    begun.state[1, 4, 3:7] = torch.nan
-    moved, grads, costs, _ = native.student_segment(student, PARAMS, *begun, weights, 20)
-    assert all(torch.isfinite(x).all() for x in moved) and torch.isnan(costs[1])
-    for k in grads: assert torch.equal(grads[k][[0, 2]], good[1][k][[0, 2]])
-    mean, norm = direct.mean_gradient(grads, 1.)
-    assert not torch.isfinite(norm[1])
-    assert all(torch.isfinite(x).all() for x in mean.values())
-
-
 # ---- threads
 @needs_compiler
 def test_threads_do_not_change_results():
@@ -189,11 +162,6 @@ def in_double_precision():
     native.imitation_gradients(student_of(), observation, label.double(), reset)
 
 
-def fly_segment(environments):
-    return native.student_segment(student_of(), PARAMS, *student_flights(environments=environments),
-                                  weights_of(), 5)
-
-
 ENVIRONMENTS = ("there are 24 environments a drone; the native engine flies 16 side by side, "
                 "so it must be a multiple of 16")
 HIDDEN = "the actors have 24 hidden units; the native engine takes multiples of 16 up to 256"
@@ -202,7 +170,6 @@ SHAPES = [
                  id="teachers-flights"),
     pytest.param(lambda: fly(environments=8),
                  "there are 8 environments a drone; .* multiple of 16", id="flights"),
-    pytest.param(lambda: fly_segment(17), "there are 17 environments", id="segment-flights"),
     pytest.param(lambda: native.teacher_segment(*teacher_flights(hidden=24)), HIDDEN,
                  id="teachers-hidden"),
     pytest.param(lambda: fly(teachers=actors(hidden=20)), "the actors have 20 hidden units",
@@ -326,8 +293,6 @@ def test_weights_of_the_cost_are_the_same_in_both_languages(monkeypatch, ours, t
                "same order, or choose apg.engine: torch")
     with pytest.raises(native.NativeError, match=message):
         engine.teacher_segment(*teacher_flights(hidden=16, steps=1))
-    with pytest.raises(native.NativeError, match=message):
-        engine.student_segment(student_of(), PARAMS, student_flights(), weights_of(), 1)
 
 
 @pytest.mark.parametrize("text, message", [
@@ -339,8 +304,8 @@ def test_fields_that_cannot_be_read(text, message):
 
 def test_structures_have_their_fields_in_the_order_of_the_source():
     "Sizes alone would not tell two addresses that are swapped"
-    from raptor_nb.learn import published, sac_native  # noqa: F401
-    assert native._structures.keys() == {"apg", "student", "published", "sac"}
+    from raptor_nb.learn import direct_native, published, sac_native  # noqa: F401
+    assert native._structures.keys() == {"apg", "student", "direct", "published", "sac"}
     for library, kinds in native._structures.items():
         text = re.sub("//.*", "", native.source(library).read_text("utf-8"))
         for kind in kinds:
@@ -373,13 +338,13 @@ def test_gcc_gives_the_same_numbers_without_a_warning(elsewhere, monkeypatch):
 SANITIZED = """
 import torch
 from raptor_nb.sim import native
-import kernels, test_engines
+import kernels, test_direct, test_engines
 native.FLAGS += ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all",
                  "-Wno-psabi"]
 torch.set_num_threads(2)
 assert all(torch.isfinite(x).all() for x in kernels.numbers())
 test_engines.test_flights_are_those_of_torch(29, 64, "tanh", 16, 61, 64)
-test_engines.test_a_students_segment_is_that_of_autograd(64, 2, 1)
+test_direct.test_both_engines_find_the_same_gradients(64, 1, {})
 print("clean")
 """
 

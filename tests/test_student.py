@@ -78,12 +78,6 @@ def test_the_hardest_of_a_fleet_is_drawn_most_often():
     assert sum(d.torque_to_inertia < hardest for d in fleet) < 3
 
 
-@pytest.mark.parametrize("n, twice", [(3, False), (4, True)])
-def test_nobody_flies_twice_where_there_are_enough(n, twice):
-    rows = student.sample_rows(torch.ones(3), n, torch.Generator().manual_seed(0))
-    assert len(rows) == n and (len(set(rows)) < n) == twice
-
-
 def test_extra_drones_are_nobodys_and_some_are_out_of_distribution():
     settings = load_config("default", direct=dict(extra_train_drones=20, ood_train_drones=20))
     drones = student.extra_drones(settings, settings.direct)
@@ -95,7 +89,6 @@ def test_extra_drones_are_nobodys_and_some_are_out_of_distribution():
     assert max(d.thrust_to_weight for d in beyond) <= 12
     again = student.extra_drones(settings, settings.direct)
     assert [d.to_dict() for d in drones] == [d.to_dict() for d in again]
-    assert not student.extra_drones(settings, settings.distillation.fine_tuning)
 
 
 @pytest.mark.parametrize("split", ["validation", "selection", "ood_selection"])

@@ -36,7 +36,7 @@ class Direct:
     num_updates: Natural = 0                # 0: the student is left as it is
     flights: Count = 128                    # at once, a multiple of sixteen
     horizon: Count = 128                    # steps of back-propagation through time
-    learning_rate: Positive = 7e-3          # SOAP, in a line from here to zero
+    learning_rate: Positive = 0.01          # SOAP, in a line from here to zero
     rotation_interval: Count = 5            # updates between turns of SOAP's bases; more
                                             # than there are updates: Adam
     max_grad_norm: Positive = 0.3           # of an update ...
@@ -52,7 +52,7 @@ class Direct:
     max_velocity: Positive = 3.5            # m/s, at which a flight ends
     excess_weight: NonNegative = 1.         # of commands beyond -1..1, squared
     learn_initial_state: bool = True        # the hidden state that a flight begins with
-    validation_interval: Count = 1000       # updates
+    validation_interval: Count = 3500       # updates
     log_interval: Count = 100               # updates between lines of the log
 
 # %% ../../nbs/learn/direct.ipynb #d3069322
@@ -263,6 +263,10 @@ def state_dict(self:TorchTraining) -> dict:
 
 @patch
 def load_state_dict(self:TorchTraining, state: dict):
+    "Raises ValueError where the checkpoint is of the native engine"
+    if 'flights' not in state:
+        raise ValueError('the checkpoint has no flights of the torch engine; it is of '
+                         'the native one: choose that, or begin in another folder')
     self.policy.load_state_dict(state['student'])
     self.flights.load_state_dict(state['flights'])
     self.optimiser.load_state_dict(state['optimiser'])

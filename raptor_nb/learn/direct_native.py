@@ -51,6 +51,13 @@ def supports(student: RaptorPolicy) -> bool:
     sizes = student.obs_dim, student.action_dim
     return sizes == (22, 4) and student.hidden_dim <= 64
 
+def _check_student(s: RaptorPolicy): # Raises NativeError
+    if supports(s): return
+    raise NativeError(
+        f"the student takes {s.obs_dim} values, remembers {s.hidden_dim} and commands "
+        f"{s.action_dim}; direct training in C++ takes 22, up to 64, and 4; choose "
+        "apg.engine: torch")
+
 def _shape(name, hidden_dim, wide): # in C++, with `wide` units instead of hidden_dim
     "(gates, inputs, outputs a gate) of a matrix; a vector has one input"
     gates = 3 if name in ("wi", "bi", "wh", "bh") else 1
@@ -104,6 +111,7 @@ class NativeTraining:
                  jumps,                # probability, a segment
                 ):
         native.check_flights(how.flights)
+        _check_student(student)
         self.settings, self.how, self.policy = settings, how, student.cpu_copy()
         H, self.blocks = padded(student.hidden_dim), how.flights // LANES
         lib = self.library = native.library("direct")
@@ -142,8 +150,8 @@ def _step(self:NativeTraining):
         DirectStep, blocks=self.blocks, hidden=padded(self.policy.hidden_dim),
         update=self.updates + 1, learn_h0=how.learn_initial_state,
         how=SoapSettings(0., .9, .99, .95, how.rotation_interval),
-        max_grad_norm=how.max_grad_norm, gradients=self.block_gradients, parameters=self.parameters,
-        optimiser=self.optimiser)
+        max_grad_norm=how.max_grad_norm, gradients=self.block_gradients,
+        parameters=self.parameters, optimiser=self.optimiser)
 
 @patch
 def draws(self:NativeTraining) -> FlightDraws:

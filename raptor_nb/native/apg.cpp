@@ -72,7 +72,7 @@ struct Segment {
             cost_backward(d, t.cost, n, before.action, ds, dprevious);
             V daction[4];
             for (int i = 0; i < 4; i++) daction[i] = ds.action[i];
-            ds = step_backward(d, row.action, m, ds, daction);
+            ds = step_backward(d, before, row.action, m, ds, daction);
             for (int i = 0; i < 4; i++) ds.action[i] = dprevious[i];
             g.backward(actor, row.obs, row.h1, row.h2, row.action, daction, dobs);
         }

@@ -198,24 +198,22 @@ void force_at(const Disturbance& x, float later, V* force) {  // N, some s later
 
 // ---------------------------------------------------------------- a segment of flight and its gradient
 struct Kept {  // one step of sixteen flights, for the way back
-    V *state, *before, *obs, *action, *force, *began, *ended;
+    State* state;              // before it
+    Step* step;
+    I* began;                  // flights that begin with this step
+    V *obs, *action;           // what the student is told and says
     GruStep gru;
-    static size_t size(int H) { return STATE + GRU_STEP * H + H + STUDENT_OBS + 4 + 3 + 2; }
+    V* before;                 // hidden state before it: only where flights begin, see `Flight::hidden_before`
+    State* after;              // only where flights end, see `Flight::state_after`
+    static size_t size(int H) { return STATE + STEP + 1 + STUDENT_OBS + 4 + GRU_STEP * H + H + STATE; }
     static Kept at(V* tape, int k, int H) {
         V* row = tape + k * size(H);
-        V* before = row + STATE + GRU_STEP * H;
-        V* obs = before + H;
-        V* action = obs + STUDENT_OBS;
-        return {row, before, obs, action, action + 4, action + 7, action + 8, gru_step_at(row + STATE, H)};
+        V* obs = row + STATE + STEP + 1;
+        V *action = obs + STUDENT_OBS, *gru = action + 4, *before = gru + GRU_STEP * H;
+        return {(State*)row, (Step*)(row + STATE), (I*)obs - 1, obs, action,
+                gru_step_at(gru, H), before, (State*)(before + H)};
     }
 };
-template <class T> void put(V* to, const T& from) { std::memcpy(to, &from, sizeof from); }
-template <class T> T get(const V* from) {
-    T out;
-    std::memcpy(&out, from, sizeof out);
-    return out;
-}
-
 struct Flight {  // a block
     const DirectTraining& t;
     const Drones& d;
@@ -223,58 +221,67 @@ struct Flight {  // a block
     V* tape;  // (T, Kept::size)
     Sensors sensors;
     State s, reset_state;
-    V hidden[MAX_STUDENT];
+    const V* hidden;  // (hidden) after the last step
     I began;
     V total, ends;  // cost; flights that ended
 
+    // hidden state before step k: that after the step before, unless flights begin
+    const V* hidden_before(int k, I began) {
+        return any(began) || k == 0 ? at(k).before : at(k - 1).gru.h;
+    }
+    // state after step k: that before the next, unless flights end
+    const State& state_after(int k, I ended) {
+        return any(ended) || k == t.steps - 1 ? *at(k).after : *at(k + 1).state;
+    }
+    Kept at(int k) const { return Kept::at(tape, k, t.hidden); }
+
     void step(int k, const Disturbance& disturbance, Random& random) {
-        const int H = t.hidden;
-        const Kept row = Kept::at(tape, k, H);
-        force_at(disturbance, k * .01f, row.force);
-        put(row.state, s);
-        put(row.began, began);
-        for (int i = 0; i < H; i++) row.before[i] = began ? all(student.h0[i]) : hidden[i];
-        observe(d, s, row.force, STUDENT_OBS, row.obs);
+        const Kept row = at(k);
+        V force[3];
+        force_at(disturbance, k * .01f, force);
+        *row.state = s;
+        *row.began = began;
+        if (any(began) || k == 0)
+            for (int i = 0; i < t.hidden; i++) row.before[i] = began ? all(student.h0[i]) : hidden[i];
+        observe(d, s, force, STUDENT_OBS, row.obs);
         sensors.read(row.obs, began, random, row.obs);
-        student_forward(student, row.obs, row.before, row.gru, row.action);
-        for (int i = 0; i < H; i++) hidden[i] = row.gru.h[i];
-        Step m;
-        State n = step_forward(d, s, row.action, acceleration_of(d, row.force), m);
+        student_forward(student, row.obs, hidden_before(k, began), row.gru, row.action);
+        hidden = row.gru.h;
+        const State n = step_forward(d, s, row.action, acceleration_of(d, force), *row.step);
         V cost = cost_forward(d, t.cost, n, s.action);
         for (int i = 0; i < 4; i++) cost += t.cost.excess * square(relu(abs(row.action[i]) - 1.f));
         total += cost;
-        began = terminated(d, n);
-        began |= ~is_finite(cost);
-        put(row.ended, began);
-        for (int l = 0; l < LANES; l++) ends[l] += began[l] ? 1.f : 0.f;
-        s = select(began, reset_state, n);
+        began = terminated(d, n) | ~is_finite(cost);
+        ends += began ? all(1.f) : V{};
+        if (any(began) || k == t.steps - 1) *row.after = n;
+        s = any(began) ? select(began, reset_state, n) : n;
     }
     void backward(StudentGradients& g) {
         State ds{};
         SensorsBackward late;
-        Step m;
+        I ended = began;
         V dprevious[4], dreport[STUDENT_OBS], dobs[STUDENT_OBS];
         for (int k = t.steps - 1; k >= 0; k--) {
-            const Kept row = Kept::at(tape, k, t.hidden);
-            const State before = get<State>(row.state);
-            const I started = get<I>(row.began), ended = get<I>(row.ended);
-            State n = step_forward(d, before, row.action, acceleration_of(d, row.force), m);
-            ds = select(ended, State{}, ds);
+            const Kept row = at(k);
+            const State &before = *row.state, &n = state_after(k, ended);
+            const I started = *row.began;
+            if (any(ended)) ds = select(ended, State{}, ds);
             cost_backward(d, t.cost, n, before.action, ds, dprevious);
             V daction[4];
             for (int i = 0; i < 4; i++) {
                 V x = t.cost.excess * 2.f * relu(abs(row.action[i]) - 1.f);
                 daction[i] = ds.action[i] + (row.action[i] < 0 ? -x : x);
             }
-            ds = step_backward(d, row.action, m, ds, daction);
+            ds = step_backward(d, before, row.action, *row.step, ds, daction);
             for (int i = 0; i < 4; i++) ds.action[i] = dprevious[i];
             g.flight_ended(ended);
-            g.backward(student, row.gru, row.before, row.obs, daction);
+            g.backward(student, row.gru, hidden_before(k, started), row.obs, daction);
             g.flight_began(started);
-            dense_backward(student.in_w, STUDENT_OBS, t.hidden, g.dy, dreport);
+            g.dobs(student, dreport);
             late.step(sensors.delay, started, dreport, dobs);
             for (int i = SENSED; i < STUDENT_OBS; i++) dobs[i] = dreport[i];
             observe_backward(d, before, dobs, STUDENT_OBS, ds);
+            ended = started;
         }
     }
 };
@@ -306,8 +313,7 @@ void segment_of(const DirectTraining& t, int block) {
     I begins;
     const State again = begin_segment(t, pool, d, begins, random);
     Flight f{t, d, student_at(t.parameters, H), scratch.take(tape),
-             {{}, pool.disturbance.delay, pool.disturbance.sigma, t.noise}, pool.state, again, {}, begins, {}, {}};
-    std::memcpy(f.hidden, pool.hidden, H * sizeof(V));
+             {{}, pool.disturbance.delay, pool.disturbance.sigma, t.noise}, pool.state, again, pool.hidden, begins, {}, {}};
     std::memcpy(f.sensors.past, pool.past, sizeof pool.past);
     float* gradient = t.gradients + block * P;
     StudentGradients g(H, gradient, scratch);

@@ -120,13 +120,14 @@ template <class F> inline I terminated(const DroneOf<F>& d, const State& s) {
 }
 
 // ---------------------------------------------------------------- rotors
-// Runge-Kutta 4 of a first-order lag, in closed form
+// Runge-Kutta 4 of a first-order lag, in closed form: speed = setpoint - factor * (setpoint - w), where the first
+// stage has factor 1
 struct Rotors {
-    V speed[4][4], factor[4][4], thrust[4][4];  // (stage, rotor); speed = setpoint - factor * (setpoint - w)
-    V end[4], end_factor[4];                    // after the step
-    V inside[4];                                // 1 where `end` is not clamped
+    V speed[3][4], factor[3][4];  // (stage 1 ... 3, rotor)
+    V end_factor[4];              // after the step
+    V inside[4];                  // 1 where the speed after the step is not clamped
 };
-template <class F> inline void rotors_forward(const DroneOf<F>& d, const State& s, const V* action, Rotors& r) {
+template <class F> inline void rotors_forward(const DroneOf<F>& d, const State& s, const V* action, Rotors& r, V* end) {
     const F span = d.rotor_max - d.rotor_min;
     for (int i = 0; i < 4; i++) {
         V setpoint = d.rotor_min + span * (.5f * (clamp(action[i], -1.f, 1.f) + 1.f));
@@ -135,19 +136,19 @@ template <class F> inline void rotors_forward(const DroneOf<F>& d, const State& 
         V half = .5f * h;
         V third = 1.f - half + half * half;
         V gap = setpoint - w;
-        r.factor[0][i] = all(1.f);
-        r.factor[1][i] = 1.f - half;
-        r.factor[2][i] = third;
-        r.factor[3][i] = 1.f - h * third;
-        r.end_factor[i] = 1.f - h * (1.f / 6) * (1.f + 2.f * r.factor[1][i] + 2.f * r.factor[2][i] + r.factor[3][i]);
-        V end = setpoint - r.end_factor[i] * gap;
-        r.inside[i] = ((end >= d.rotor_min) & (end <= d.rotor_max)) ? all(1.f) : V{};
-        r.end[i] = clamp(end, d.rotor_min, d.rotor_max);
-        for (int k = 0; k < 4; k++) {
-            V x = r.speed[k][i] = setpoint - r.factor[k][i] * gap;
-            r.thrust[k][i] = d.curve[3 * i] + x * (d.curve[3 * i + 1] + x * d.curve[3 * i + 2]);
-        }
+        r.factor[0][i] = 1.f - half;
+        r.factor[1][i] = third;
+        r.factor[2][i] = 1.f - h * third;
+        r.end_factor[i] = 1.f - h * (1.f / 6) * (1.f + 2.f * r.factor[0][i] + 2.f * r.factor[1][i] + r.factor[2][i]);
+        V after = setpoint - r.end_factor[i] * gap;
+        r.inside[i] = ((after >= d.rotor_min) & (after <= d.rotor_max)) ? all(1.f) : V{};
+        end[i] = clamp(after, d.rotor_min, d.rotor_max);
+        for (int k = 0; k < 3; k++) r.speed[k][i] = setpoint - r.factor[k][i] * gap;
     }
+}
+template <class F> inline void thrust_of(const DroneOf<F>& d, const V* speed, V* thrust) {  // (4) each
+    for (int i = 0; i < 4; i++)
+        thrust[i] = d.curve[3 * i] + speed[i] * (d.curve[3 * i + 1] + speed[i] * d.curve[3 * i + 2]);
 }
 // dspeed by the end of the step and dthrust of each stage, through `drotor` (before the step) and `dsetpoint`
 inline void rotors_end_backward(const Rotors& r, const V* dend, V* drotor, V* dsetpoint) {
@@ -157,29 +158,30 @@ inline void rotors_end_backward(const Rotors& r, const V* dend, V* drotor, V* ds
         dsetpoint[i] = e - drotor[i];
     }
 }
-template <class F> inline void rotors_stage_backward(const DroneOf<F>& d, const Rotors& r, int k, const V* dthrust, V* drotor, V* dsetpoint) {
+// speed (4) of the stage, its factor (4) or, of the first stage, nullptr
+template <class F>
+inline void rotors_stage_backward(const DroneOf<F>& d, const V* speed, const V* factor, const V* dthrust, V* drotor,
+                                  V* dsetpoint) {
     for (int i = 0; i < 4; i++) {  // adds
-        V x = r.speed[k][i];
-        V dx = dthrust[i] * (d.curve[3 * i + 1] + 2.f * x * d.curve[3 * i + 2]);
-        V share = r.factor[k][i] * dx;
+        V dx = dthrust[i] * (d.curve[3 * i + 1] + 2.f * speed[i] * d.curve[3 * i + 2]);
+        V share = factor ? factor[i] * dx : dx;
         drotor[i] += share;
         dsetpoint[i] += dx - share;
     }
 }
 
 // ---------------------------------------------------------------- rigid body
-struct Body { V4 q; V3 v, omega; };  // what the rates depend on and, with the same names, the rates themselves
-template <class F> inline Body advanced(const Body& s, F h, const Body& rate) {
-    return {s.q + h * rate.q, s.v + h * rate.v, s.omega + h * rate.omega};
-}
+struct Attitude { V4 q; V3 omega; };  // what the rates depend on
+struct Body { V4 q; V3 v, omega; };   // their rates, by the names of what changes
 // acceleration: m/s^2, gravity and disturbance force
-template <class F> inline Body rates(const DroneOf<F>& d, const Body& s, const V* thrust, V3 acceleration) {
+template <class F> inline Body rates(const DroneOf<F>& d, const Attitude& s, const V* thrust, V3 acceleration) {
     V3 torque = matvec34(d.torque_map, thrust) - cross(s.omega, matvec(d.inertia, s.omega));
     return {quaternion_derivative(s.q, s.omega),
             (1.f / d.mass) * rotate(s.q, matvec34(d.force_map, thrust)) + acceleration,
             matvec(d.inertia_inv, torque)};
 }
-template <class F> inline Body rates_backward(const DroneOf<F>& d, const Body& s, const V* thrust, const Body& drate, V* dthrust) {
+template <class F>
+inline Attitude rates_backward(const DroneOf<F>& d, const Attitude& s, const V* thrust, const Body& drate, V* dthrust) {
     const V4 &q = s.q, &g = drate.q;
     V a = .5f * s.omega.x, b = .5f * s.omega.y, c = .5f * s.omega.z;
     V4 dq = {a * g.x + b * g.y + c * g.z,
@@ -204,62 +206,73 @@ template <class F> inline Body rates_backward(const DroneOf<F>& d, const Body& s
     for (int i = 0; i < 4; i++)
         dthrust[i] = force[i] * df.x + force[4 + i] * df.y + force[8 + i] * df.z
                    + torque[i] * dtorque.x + torque[4 + i] * dtorque.y + torque[8 + i] * dtorque.z;
-    return {dq, V3{}, domega};  // the rates do not depend on the velocity; the position's do: see step_backward
+    return {dq, domega};
 }
 
 // ---------------------------------------------------------------- one step: Runge-Kutta 4
-struct Step { Rotors rotors; Body at[4]; V4 raw; V norm; };  // what the way back needs of a step
+struct Step {  // what the way back needs of a step
+    Rotors rotors;
+    Attitude at[3];  // of stages 1 ... 3
+    V4 unit;         // after the step: raw * norm
+    V norm;
+};
+constexpr int STEP = sizeof(Step) / sizeof(V);
 template <class F> inline V3 acceleration_of(const DroneOf<F>& d, const V* force) {  // force: (3) N
     const F m = 1.f / d.mass, *g = d.gravity;
     return {force[0] * m + g[0], force[1] * m + g[1], force[2] * m + g[2]};
 }
-template <class F> inline State step_forward(const DroneOf<F>& d, const State& s, const V* action, V3 acceleration, Step& m) {
-    rotors_forward(d, s, action, m.rotors);
-    const F h = d.dt, ahead[4] = {F{}, .5f * h, .5f * h, h};
-    Body k[4], start{s.q, s.v, s.omega};
-    for (int i = 0; i < 4; i++) {
-        m.at[i] = i ? advanced(start, ahead[i], k[i - 1]) : start;
-        k[i] = rates(d, m.at[i], m.rotors.thrust[i], acceleration);
-    }
+template <class F>
+inline State step_forward(const DroneOf<F>& d, const State& s, const V* action, V3 acceleration, Step& m) {
     State n;
-    const F w = h / 6;
-    n.p = s.p + w * (m.at[0].v + 2.f * (m.at[1].v + m.at[2].v) + m.at[3].v);
-    m.raw = s.q + w * (k[0].q + 2.f * (k[1].q + k[2].q) + k[3].q);
-    n.v = s.v + w * (k[0].v + 2.f * (k[1].v + k[2].v) + k[3].v);
-    n.omega = s.omega + w * (k[0].omega + 2.f * (k[1].omega + k[2].omega) + k[3].omega);
-    m.norm = 1.f / sqrt(dot(m.raw, m.raw));
-    n.q = m.norm * m.raw;
-    for (int i = 0; i < 4; i++) {
-        n.rotor[i] = m.rotors.end[i];
-        n.action[i] = action[i];
+    rotors_forward(d, s, action, m.rotors, n.rotor);
+    const F h = d.dt, w = h / 6, ahead[3] = {.5f * h, .5f * h, h};
+    V thrust[4];
+    thrust_of(d, s.rotor, thrust);
+    Body k = rates(d, {s.q, s.omega}, thrust, acceleration), sum = k;
+    V3 moved{};  // to be multiplied by w
+    for (int i = 0; i < 3; i++) {
+        const float times = i < 2 ? 2.f : 1.f;
+        m.at[i] = {s.q + ahead[i] * k.q, s.omega + ahead[i] * k.omega};
+        moved = moved + (times * ahead[i]) * k.v;
+        thrust_of(d, m.rotors.speed[i], thrust);
+        k = rates(d, m.at[i], thrust, acceleration);
+        sum = {sum.q + times * k.q, sum.v + times * k.v, sum.omega + times * k.omega};
     }
+    n.p = s.p + h * s.v + w * moved;
+    V4 raw = s.q + w * sum.q;
+    n.v = s.v + w * sum.v;
+    n.omega = s.omega + w * sum.omega;
+    m.norm = 1.f / sqrt(dot(raw, raw));
+    n.q = m.unit = m.norm * raw;
+    for (int i = 0; i < 4; i++) n.action[i] = action[i];
     return n;
 }
-// dnext -> gradient by the state before the step, its action excluded; adds to daction
-template <class F> inline State step_backward(const DroneOf<F>& d, const V* action, const Step& m, const State& dnext, V* daction) {
+// s: before the step; dnext -> gradient by it, its action excluded; adds to daction
+template <class F>
+inline State step_backward(const DroneOf<F>& d, const State& s, const V* action, const Step& m, const State& dnext,
+                           V* daction) {
     const F h = d.dt, w[4] = {h / 6, h / 3, h / 3, h / 6};
     const F into[4] = {.5f * h, .5f * h, h, F{}};  // k[i] enters stage i + 1 with into[i]
-    V4 unit = m.norm * m.raw;
-    V4 draw = m.norm * (dnext.q + (-dot(dnext.q, unit)) * unit);
+    V4 draw = m.norm * (dnext.q + (-dot(dnext.q, m.unit)) * m.unit);
     State out;
     out.p = dnext.p;
     out.q = draw;
-    out.v = dnext.v;
+    out.v = dnext.v + h * dnext.p;
     out.omega = dnext.omega;
-    V dsetpoint[4], drotor[4];
+    V dsetpoint[4], drotor[4], thrust[4], dthrust[4];
     rotors_end_backward(m.rotors, dnext.rotor, drotor, dsetpoint);
-    Body later{};
+    Attitude later{};
     for (int k = 3; k >= 0; k--) {
-        Body drate{w[k] * draw + into[k] * later.q,
-                   w[k] * dnext.v + into[k] * later.v,
-                   w[k] * dnext.omega + into[k] * later.omega};
-        V dthrust[4];
-        later = rates_backward(d, m.at[k], m.rotors.thrust[k], drate, dthrust);
-        later.v = later.v + w[k] * dnext.p;
+        // the velocity of stage k + 1 moves the position by w[k + 1] of it
+        V3 dv = k < 3 ? w[k] * dnext.v + (into[k] * w[k + 1]) * dnext.p : w[k] * dnext.v;
+        Body drate{w[k] * draw + into[k] * later.q, dv, w[k] * dnext.omega + into[k] * later.omega};
+        const Attitude at = k ? m.at[k - 1] : Attitude{s.q, s.omega};
+        const V* speed = k ? m.rotors.speed[k - 1] : s.rotor;
+        thrust_of(d, speed, thrust);
+        later = rates_backward(d, at, thrust, drate, dthrust);
         out.q = out.q + later.q;
-        out.v = out.v + later.v;
         out.omega = out.omega + later.omega;
-        rotors_stage_backward(d, m.rotors, k, dthrust, drotor, dsetpoint);
+        rotors_stage_backward(d, speed, k ? m.rotors.factor[k - 1] : nullptr, dthrust, drotor, dsetpoint);
     }
     const F half_span = .5f * (d.rotor_max - d.rotor_min);
     for (int i = 0; i < 4; i++) {

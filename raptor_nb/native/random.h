@@ -80,6 +80,7 @@ struct Sensors {
     const float* noise; // (18) scale of each value's noise by sigma
 
     void begin(I began, const V* obs) {  // at the first step of a flight nothing older exists
+        if (!any(began)) return;
         for (int i = 0; i < SENSED; i++)
             for (auto& older : past) older[i] = began ? obs[i] : older[i];
     }
@@ -113,6 +114,7 @@ struct SensorsBackward {
             asked[0][i] = (by_one ? x : V{}) + second;
             asked[1][i] = by_two ? x : V{};
         }
+        if (!any(began)) return;
         for (int i = 0; i < SENSED; i++) {  // what would be asked of states before the first falls on this one
             dobs[i] += began ? asked[0][i] + asked[1][i] : V{};
             asked[0][i] = began ? V{} : asked[0][i];

@@ -26,7 +26,17 @@ inline V clamp(V x, V low, V high) { x = x > low ? x : low; return x < high ? x 
 inline V relu(V x) { return max(x, 0.f); }
 inline V square(V x) { return x * x; }
 inline I true_everywhere() { return V{} == V{}; }
+inline bool any(I mask) {
+    int64_t parts[LANES / 2], out = 0;
+    std::memcpy(parts, &mask, sizeof mask);
+    for (int64_t part : parts) out |= part;
+    return out != 0;
+}
 inline I is_finite(V x) { return x * 0.f == 0.f; }
+
+// f(0), f(1), ... f(N - 1), without a loop: arrays that only such code uses stay in registers
+template <class F, int... J> inline void unrolled(F f, std::integer_sequence<int, J...>) { (f(J), ...); }
+template <int N, class F> inline void unrolled(F f) { unrolled(f, std::make_integer_sequence<int, N>{}); }
 
 inline V sqrt(V x) {
     V y;

@@ -113,12 +113,14 @@ void imitation_of(const ImitationGradients& t, int row) {
     const float* label = t.label + block * T * 4 * LANES;
     const float* reset = t.reset + block * T * LANES;
     const size_t kept = GRU_STEP * H + H + 4;  // of a step: GRU, hidden state before, gradient by the action
-    scratch.reserve(T * kept + STUDENT_OBS + StudentGradients::scratch_size(H), 2 + StudentGradients::ARRAYS);
-    V *tape = scratch.take(T * kept), *obs = scratch.take(STUDENT_OBS);
+    scratch.reserve(T * kept + TOGETHER * STUDENT_OBS + StudentGradients::scratch_size(H), 2 + StudentGradients::ARRAYS);
+    V *tape = scratch.take(T * kept), *recent = scratch.take(TOGETHER * STUDENT_OBS);
     StudentGradients g(H, t.gradients + row * Student::count(H), scratch);
     const auto began_at = [&](int k) { return k == 0 ? true_everywhere() : load(reset + (size_t)k * LANES) > .5f; };
     const auto load_obs = [&](int k) {
+        V* obs = recent + k % TOGETHER * STUDENT_OBS;
         for (int i = 0; i < STUDENT_OBS; i++) obs[i] = load(observation + ((size_t)k * STUDENT_OBS + i) * LANES);
+        return obs;
     };
     V total{};
     const V* last = nullptr;  // hidden state after the step before
@@ -127,8 +129,7 @@ void imitation_of(const ImitationGradients& t, int row) {
         V *before = tape + k * kept + GRU_STEP * H, *dout = before + H;
         const I began = began_at(k);
         for (int i = 0; i < H; i++) before[i] = last ? (began ? all(student.h0[i]) : last[i]) : all(student.h0[i]);
-        load_obs(k);
-        student_forward(student, obs, before, m, dout);
+        student_forward(student, load_obs(k), before, m, dout);
         for (int i = 0; i < 4; i++) {
             dout[i] -= load(label + ((size_t)k * 4 + i) * LANES);
             total += dout[i] * dout[i];
@@ -139,8 +140,7 @@ void imitation_of(const ImitationGradients& t, int row) {
     for (int k = T - 1; k >= 0; k--) {
         const GruStep m = gru_step_at(tape + k * kept, H);
         const V *before = tape + k * kept + GRU_STEP * H, *dout = before + H;
-        load_obs(k);
-        g.backward(student, m, before, obs, dout);
+        g.backward(student, m, before, load_obs(k), dout);
         g.flight_began(began_at(k));
     }
     g.finish();
