@@ -74,7 +74,7 @@ def compared(driver, seed):
     ours = np.array([u["weights"] for u in run["ended"]["log"]])
     settings = wasm.settings_of(driver, seed) | dict(updates=COMPARED)
     native, _ = wasm.native_training(settings, COMPARED)
-    unfused, _ = wasm.native_training(settings, COMPARED, flags=["-ffp-contract=off"])
+    unfused, _ = wasm.native_training(settings, COMPARED, flags=wasm.UNFUSED)
     gap, of_native = wasm.differences(ours, native), wasm.differences(unfused, native)
     return dict(updates=COMPARED, difference=gap.tolist(), largest=float(gap.max()),
                 native_without_fma=of_native.tolist(),

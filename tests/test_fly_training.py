@@ -61,15 +61,17 @@ def test_kernels_compiled_again_are_the_same(tmp_path):
 
 
 @needs_compiler
-def test_first_updates_are_those_of_the_native_engine():
+def test_updates_are_those_of_the_native_engine():
+    """To the bit, if that does without fused multiply-add, which WebAssembly has not;
+    with it but for rounding, until a new basis of the optimiser amplifies that"""
     out, norm = few(), np.linalg.norm
-    theirs, costs = wasm.native_training(out["settings"], 12)
-    gap = wasm.differences(learned(out), theirs)
-    interval = out["settings"]["optimiser"]["interval"]
-    assert gap[:interval - 1].max() < 1e-5, gap # a new basis amplifies rounding
-    assert gap.max() < 5e-3, gap
-    np.testing.assert_allclose([u["cost"] for u in out["log"]], costs, rtol=.02)
+    theirs, costs = wasm.native_training(out["settings"], 12, wasm.UNFUSED)
+    np.testing.assert_array_equal(learned(out), theirs)
+    np.testing.assert_allclose([u["cost"] for u in out["log"]], costs, rtol=1e-5)
     assert norm(theirs[-1] - theirs[0]) > .02 * norm(theirs[0]) # it moves
+    before = out["settings"]["optimiser"]["interval"] - 1
+    fused, _ = wasm.native_training(out["settings"], before)
+    assert wasm.differences(learned(out)[:before], fused).max() < 2e-5
 
 
 def test_who_flies_a_block_changes_nothing():
@@ -281,11 +283,12 @@ def run(page, **how): # -> weights after each update
 
 @needs_compiler
 def test_it_trains_in_the_browser_as_the_native_engine_does(page):
-    "Two workers and one give the same to the bit, and native the same but for rounding"
+    "Two workers, one, and native without fused multiply-add give the same to the bit"
     one, two = (run(page, updates=3, workers=n, seed=5) for n in (1, 2))
     np.testing.assert_array_equal(one, two)
     settings = wasm.settings_of(page, seed=5) | dict(updates=3)
-    assert wasm.differences(one, wasm.native_training(settings, 3)[0]).max() < 1e-4
+    theirs, _ = wasm.native_training(settings, 3, wasm.UNFUSED)
+    np.testing.assert_array_equal(one, theirs)
 
 
 def test_the_drones_fly_by_the_weights_of_the_moment(page):

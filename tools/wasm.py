@@ -180,6 +180,9 @@ def templates(): return dict(json=json_template(), onnx=onnx_template(), h5=hdf5
 
 
 # ---- the same training in the native engine ----------------------------------------------------
+UNFUSED = ["-ffp-contract=off"] # without multiplications and additions rounded once
+
+
 def compiled(flags=None): # further flags -> ctypes library
     "The native engine, perhaps compiled otherwise"
     if flags is None: return ctypes.CDLL(str(native.build("direct")))
