@@ -56,14 +56,19 @@ def distillation(drones=8):
     return speeds('student, distillation', steps, update, ((TorchEngine(), 1), (NativeEngine(), 9)))
 
 
-def fine_tuning(drones=8):
-    "With gradients"
-    settings = load_config(SETTINGS, **{'direct.drones': drones})
-    fleet, how = sample_fleet(drones), settings.direct
-    run = direct.DirectState(settings, how, RaptorPolicy(), fleet, torch.ones(drones))
-    steps = how.drones * how.num_envs * how.horizon
-    update = lambda engine: direct.update_directly(run, engine)
-    return speeds('student, fine-tuning', steps, update, ((TorchEngine(), 1), (NativeEngine(), 9)))
+def own_flights(engine, drones=64): # 'torch' or 'native'
+    settings = load_config(SETTINGS, **{'apg.engine': engine})
+    how = settings.direct
+    run = direct.begin_training(settings, how, RaptorPolicy(), sample_fleet(drones))
+    return run, how.flights * how.horizon
+
+
+def direct_training():
+    "With gradients and the optimiser's step"
+    for engine, tries in ((TorchEngine(), 1), (NativeEngine(), 9)):
+        run, steps = own_flights(engine.name)
+        update = lambda _: run.advance([.001])
+        yield from speeds('student, direct', steps, update, ((engine, tries),))
 
 
 def shares(function, parts, times=60):
@@ -82,29 +87,24 @@ def shares(function, parts, times=60):
 
 
 def updates():
-    "An update of each stage as `make foundation` makes it"
+    "An update of teachers and of distillation; a direct one is wholly in C++"
     fleet, engine = sample_fleet(SETTINGS.apg.group), NativeEngine()
     teaching = apg.APGState(SETTINGS.apg, fleet)
     distilling = dagger.DAggerState(SETTINGS, teaching.teachers(), fleet, fleet[:2])
-    how = SETTINGS.distillation.fine_tuning
-    tuning = direct.DirectState(SETTINGS, how, RaptorPolicy(), fleet, torch.ones(len(fleet)))
-    step = {'optimiser': ('student.py', 'optimizer_step')}
     yield 'teachers', *shares(lambda: apg.update_teachers(teaching, engine), {
         'flights and gradients': ('native.py', 'teacher_segment'),
         'starts': ('apg.py', 'begin_again'), 'optimiser': ('adam.py', 'adam')})
     yield 'distillation', *shares(lambda: dagger.update_by_dagger(distilling, engine), {
         'flights and labels': ('native.py', 'student_rollout'),
         'gradients': ('native.py', 'imitation_gradients'),
-        'disturbances': ('dagger.py', 'sample_flights')} | step)
-    yield 'fine-tuning', *shares(lambda: direct.update_directly(tuning, engine), {
-        'flights and gradients': ('native.py', 'student_segment'),
-        'starts and disturbances': ('direct.py', 'begin_segment')} | step)
+        'disturbances': ('dagger.py', 'sample_flights'),
+        'optimiser': ('dagger.py', 'optimizer_step')})
 
 
 if __name__ == '__main__':
     if len(sys.argv) > 1: torch.set_num_threads(int(sys.argv[1]))
     print(f'{torch.get_num_threads()} threads')
-    for rows in (teachers(), distillation(), fine_tuning()):
+    for rows in (teachers(), distillation(), direct_training()):
         for name, rate in rows: print(f'{name:32s} {rate / 1e6:6.2f} million steps/s', flush=True)
     with single_threaded():
         for stage, milliseconds, took in updates():

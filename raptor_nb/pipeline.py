@@ -76,7 +76,10 @@ STUDIES = {s.name: s for s in (
           fixed={'config': 'default', 'epochs': 100}, pictures='epochs/figures/*.png'),
     Stage('10_proof', 'whether every exported file flies as the student does',
           leaves=('proof.json', 'proof'), reads=STUDENT, needs=('student',),
-          pictures='proof/*.png'))}
+          pictures='proof/*.png'),
+    Stage('12_direct', 'quality over computing time, and what makes it so',
+          leaves=('budgets/verdict.json', 'budgets/figures'), reads={},
+          pictures='budgets/figures/*.png'))}
 
 # %% ../nbs/07_pipeline.ipynb #6a0ef1aa
 def find_stage(name) -> Stage: # '03_pretrain'

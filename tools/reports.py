@@ -19,6 +19,7 @@ REPORTS = {
     "understand": "runs/full/report_understand",
     "export": "runs/export/report",
     "sac": "runs/sac/report",
+    "direct": "runs/direct/report_direct",
 }
 EXPORTED = [target.file for target in TARGETS.values()]
 

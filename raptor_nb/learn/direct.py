@@ -18,8 +18,7 @@ from ..core.config import Count, Natural, NonNegative, Positive, Share, section
 from . import engines
 from .apg import tilted
 from .cost import CostWeights, cost_weights
-from .direct_native import NUMBERS, NativeTraining
-from .direct_native import supports
+from .direct_native import NUMBERS, NativeTraining, supports
 from .engines import read_sensors
 from .soap import INITIAL, LAYERS, Soap
 from .student import BestStudent, disturbance_force
@@ -304,6 +303,7 @@ def _resume(run, best: BestStudent, checkpoints):
     run.load_state_dict(kept['run'])
     best.weights, best.value = kept['best'], kept['best_return']
 
+# %% ../../nbs/learn/direct.ipynb #d1f0a002
 def next_rates(how: Direct, updates): # -> learning rates until the log is told next
     "In a line from `learning_rate` to zero"
     ends = how.num_updates, *((updates // n + 1) * n for n in (
