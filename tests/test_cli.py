@@ -39,7 +39,8 @@ def given(place, monkeypatch):
 @pytest.mark.parametrize("name, options", [
     ("raptor_pipeline", "--profile --road --output-dir --report-dir --device --seed --studies "
                         "--ship"),
-    ("raptor_train", "--config --output-dir --drones --start --updates --hidden-dim --device --seed"),
+    ("raptor_train", "--config --output-dir --drones --start --updates --hidden-dim --device "
+                     "--seed"),
     ("raptor_train_teachers", "--config --output-dir --dynamics-dir --num-teachers --steps --seed "
                               "--generate-dynamics --device --algorithm --teacher-ids"),
     ("raptor_train_student", "--config --output-dir --teachers-dir --dynamics-dir --device"),

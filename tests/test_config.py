@@ -275,7 +275,8 @@ def test_fine_tuning_was_called_direct_and_is_the_same_class():
     assert isinstance(old.direct, type(tuning)) and old.direct == load_config('default').direct
 
 
-@pytest.mark.parametrize('name, road', [('default', 'direct'), ('quick', 'both'), ('full', 'direct')])
+@pytest.mark.parametrize('name, road', [
+    ('default', 'direct'), ('quick', 'both'), ('full', 'direct')])
 def test_every_profile_has_its_road(name, road):
     settings = load_config(name)
     assert settings.pipeline.road == road and settings.direct.num_updates >= 2000

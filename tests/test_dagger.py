@@ -289,8 +289,8 @@ def test_students_trained_at_once_are_those_trained_alone(settings, teachers):
     def student(seed):
         own = load_config(settings, training=dict(seed=seed))
         made = train(own, teachers)
-        how, drones = own.distillation.fine_tuning, DRONES + VALIDATION
-        return direct.train(own, how, made, drones, VALIDATION)
+        how = own.distillation.fine_tuning
+        return direct.train(own, how, made, DRONES + VALIDATION, VALIDATION)
     alone = [student(seed) for seed in (1, 2)]
     with single_threaded(1), ThreadPoolExecutor(2) as pool:
         together = list(pool.map(student, (1, 2)))

@@ -256,7 +256,8 @@ def test_pipeline_stops_at_the_first_failure_and_is_resumed(place):
 
 def test_drones_of_the_settings(place):
     Path("drones.json").write_text("[]")
-    Path("mine.yaml").write_text("inherit: quick.yaml\npipeline: {drones: drones.json, road: both}\n")
+    own = "pipeline: {drones: drones.json, road: both}"
+    Path("mine.yaml").write_text(f"inherit: quick.yaml\n{own}\n")
     fake = Fake()
     P.pipeline("mine.yaml", execute=fake)
     given = [g.get("drones") for g in fake.given]

@@ -12,53 +12,45 @@ namespace {
 struct SoapSettings { float learning_rate, beta1, beta2, beta_covariance; int32_t interval; };  // updates between rotations
 
 // ---------------------------------------------------------------- small dense matrices, row-major
-// c (n, m) = a (n, k) b (k, m); `at`, `bt`: a, b are stored transposed
-template <bool at, bool bt> void product(const float* a, const float* b, int n, int k, int m, float* c) {
-    for (int i = 0; i < n; i++) {
-        float* row = c + (size_t)i * m;
-        if (bt) {
-            for (int j = 0; j < m; j++) {
-                float total = 0;
-                for (int l = 0; l < k; l++) total += (at ? a[l * n + i] : a[i * k + l]) * b[j * k + l];
-                row[j] = total;
-            }
-        } else {
-            std::fill(row, row + m, 0.f);
-            for (int l = 0; l < k; l++) {
-                const float x = at ? a[l * n + i] : a[i * k + l];
-                for (int j = 0; j < m; j++) row[j] += x * b[l * m + j];
-            }
+// c (n, m) = a (n, k) b (k, m); `transposed`: a is stored as (k, n)
+template <bool transposed> void product(const float* a, const float* b, int n, int k, int m, float* c) {
+    std::fill(c, c + (size_t)n * m, 0.f);
+    for (int i = 0; i < n; i++)
+        for (int l = 0; l < k; l++) {
+            const float x = transposed ? a[l * n + i] : a[i * k + l];
+            for (int j = 0; j < m; j++) c[i * m + j] += x * b[l * m + j];
         }
+}
+void transpose_into(const float* a, int n, int m, float* out) {  // (n, m) -> (m, n)
+    for (int i = 0; i < n; i++)
+        for (int j = 0; j < m; j++) out[j * n + i] = a[i * m + j];
+}
+// (1 - scale v v^T) a, of rows and columns k and later; v is column k of `from`, with v_k = 1
+void reflect(const float* from, float* a, int n, int k, int first, float scale, float* along) {
+    const auto v = [&](int i) { return i == k ? 1.f : from[i * n + k]; };
+    std::fill(along + first, along + n, 0.f);
+    for (int i = k; i < n; i++)
+        for (int j = first; j < n; j++) along[j] += v(i) * a[i * n + j];
+    for (int i = k; i < n; i++) {
+        const float x = scale * v(i);
+        for (int j = first; j < n; j++) a[i * n + j] -= x * along[j];
     }
 }
 // The orthonormal factor of a (n, n), by Householder reflections; `a` is overwritten
 void orthonormal(float* a, int n, float* q) {
-    std::vector<float> scale(n);
+    std::vector<float> scale(n), along(n);
     for (int k = 0; k < n; k++) {
         double squares = 0;
         for (int i = k; i < n; i++) squares += (double)a[i * n + k] * a[i * n + k];
-        const float norm = (float)std::sqrt(squares), pivot = a[k * n + k];
-        const float head = pivot + (pivot < 0 ? -norm : norm);
-        scale[k] = norm > 0 ? head / (pivot < 0 ? -norm : norm) : 0.f;  // 2 / v^T v, with v_k = 1
-        if (norm > 0)
+        const float pivot = a[k * n + k], norm = (float)(pivot < 0 ? -std::sqrt(squares) : std::sqrt(squares));
+        const float head = pivot + norm;
+        scale[k] = squares > 0 ? head / norm : 0.f;  // 2 / v^T v, with v_k = 1
+        if (squares > 0)
             for (int i = k + 1; i < n; i++) a[i * n + k] /= head;
-        for (int j = k + 1; j < n; j++) {
-            float along = a[k * n + j];
-            for (int i = k + 1; i < n; i++) along += a[i * n + k] * a[i * n + j];
-            along *= scale[k];
-            a[k * n + j] -= along;
-            for (int i = k + 1; i < n; i++) a[i * n + j] -= along * a[i * n + k];
-        }
+        reflect(a, a, n, k, k + 1, scale[k], along.data());
     }
     for (int i = 0; i < n * n; i++) q[i] = i % (n + 1) == 0 ? 1.f : 0.f;
-    for (int k = n - 1; k >= 0; k--)
-        for (int j = k; j < n; j++) {
-            float along = q[k * n + j];
-            for (int i = k + 1; i < n; i++) along += a[i * n + k] * q[i * n + j];
-            along *= scale[k];
-            q[k * n + j] -= along;
-            for (int i = k + 1; i < n; i++) q[i * n + j] -= along * a[i * n + k];
-        }
+    for (int k = n - 1; k >= 0; k--) reflect(a, q, n, k, k, scale[k], along.data());
 }
 
 // ---------------------------------------------------------------- a matrix and what is remembered of its gradients
@@ -89,24 +81,25 @@ struct SoapMatrix {
             for (int i = 0; i < size * size; i++) covariance[i] = keep * covariance[i] + (1.f - keep) * a[i];
         };
         const auto turn = [&](const float* covariance, float* basis, int size) {
-            product<false, false>(covariance, basis, size, size, size, a.data());
+            product<false>(covariance, basis, size, size, size, a.data());
             orthonormal(a.data(), size, basis);
         };
         if (update == 1) {
             for (int i = 0; i < rows * rows; i++) from_left[i] = i % (rows + 1) == 0 ? 1.f : 0.f;
             for (int i = 0; i < columns * columns; i++) from_right[i] = i % (columns + 1) == 0 ? 1.f : 0.f;
         }
-        product<false, true>(gradient, gradient, rows, columns, rows, a.data());
+        transpose_into(gradient, rows, columns, b.data());
+        product<false>(gradient, b.data(), rows, columns, rows, a.data());
         remember(left, rows);
-        product<true, false>(gradient, gradient, columns, rows, columns, a.data());
+        product<true>(gradient, gradient, columns, rows, columns, a.data());
         remember(right, columns);
         if (update % how.interval == 0) {
             turn(left, from_left, rows);
             turn(right, from_right, columns);
         }
         const auto rotate = [&](const float* x, float* to) {
-            product<true, false>(from_left, x, rows, rows, columns, b.data());
-            product<false, false>(b.data(), from_right, rows, columns, columns, to);
+            product<true>(from_left, x, rows, rows, columns, b.data());
+            product<false>(b.data(), from_right, rows, columns, columns, to);
         };
         rotate(gradient, a.data());
         for (int i = 0; i < n; i++) {
@@ -115,8 +108,9 @@ struct SoapMatrix {
         }
         rotate(mean, a.data());
         adam(how, a.data(), squares, n, update);
-        product<false, false>(from_left, a.data(), rows, rows, columns, b.data());
-        product<false, true>(b.data(), from_right, rows, columns, columns, out);
+        product<false>(from_left, a.data(), rows, rows, columns, b.data());
+        transpose_into(from_right, columns, columns, a.data());
+        product<false>(b.data(), a.data(), rows, columns, columns, out);
     }
     // mean -> Adam's step
     static void adam(const SoapSettings& how, float* mean, const float* squares, int n, int update) {

@@ -26,7 +26,8 @@ rows = [survival, other]
 clean = "256 held-out drones, clean"
 for name, value in (("survival", .99), ("return", 630.), ("steady error", .005)):
     for who in ("student", "two_phase student") if others else ():
-        rows.append(other | dict(name=f"{name} of {who}, {clean}", value=value, published=value / 2))
+        row = dict(name=f"{name} of {who}, {clean}", value=value, published=value / 2)
+        rows.append(other | row)
 (out / "verdict.json").write_text(json.dumps(rows))
 # %%
 headline.update("It flies.")
