@@ -87,7 +87,7 @@ fly:  ## opens web/fly.html, the page on which drones fly; nothing is installed 
 page: setup      ## web/fly.html again, after the student was replaced or web/page.html was edited
 	@$(BIN)/python tools/fly.py
 
-bundle: setup    ## the program web/fly.js and the page again, after an edit in web/src (needs Node.js and npm)
+bundle: setup    ## the page and its programs again, after an edit in web/src or a kernel that it trains by (needs Node.js, npm, clang: make tools)
 	@$(BIN)/python tools/fly.py --bundle
 
 lab: setup       ## copies of the notebooks (runs/lab) in JupyterLab, beginning with the tour

@@ -31,6 +31,11 @@ def resize(driver, width, height, phone=False):
     driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", dict(width=width, height=height, deviceScaleFactor=1, mobile=phone))
 
 
+def download_to(driver, folder):
+    "Where files go that a page hands out"
+    driver.execute_cdp_cmd("Browser.setDownloadBehavior", dict(behavior="allow", downloadPath=str(folder)))
+
+
 def scheme(driver, dark): driver.execute_cdp_cmd("Emulation.setEmulatedMedia", dict(features=[dict(name="prefers-color-scheme", value="dark" if dark else "light")]))
 
 

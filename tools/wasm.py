@@ -61,6 +61,12 @@ def compiler():
     return done.stdout.splitlines()[0]
 
 
+def can_build():
+    "Whether the compiler and its libraries are here"
+    library = next(Path("/usr/lib").glob("**/wasm32-wasi/libc++.a"), None)
+    return compiler() is not None and shutil.which("wasm-ld") is not None and library is not None
+
+
 def leb128(n):
     "A number as WebAssembly writes it"
     out = bytearray()
@@ -174,6 +180,9 @@ def templates(): return dict(json=json_template(), onnx=onnx_template(), h5=hdf5
 
 
 # ---- the same training in the native engine ----------------------------------------------------
+UNFUSED = ["-ffp-contract=off"] # without multiplications and additions rounded once
+
+
 def compiled(flags=None): # further flags -> ctypes library
     "The native engine, perhaps compiled otherwise"
     if flags is None: return ctypes.CDLL(str(native.build("direct")))
@@ -185,9 +194,18 @@ def compiled(flags=None): # further flags -> ctypes library
         return ctypes.CDLL(str(path))
 
 
+def settings_of(driver, # of a browser with the page
+                seed,
+               ): # -> what its panel would train by, with lists for arrays
+    listed = "(_, v) => (ArrayBuffer.isView(v) ? Array.from(v) : v)"
+    said = f"return JSON.stringify(raptor.panel.settings(arguments[0]), {listed})"
+    return json.loads(driver.execute_script(said, seed))
+
+
 def native_training(settings, # as the page's panel gives them, with lists for arrays
                     updates,  # how many of them
                     flags=None, # of the compiler, further ones
+                    workers=None, # threads; None: as many as there are
                    ):         # -> weights after each (updates, P), costs (updates,)
     "What the native engine makes of a training of the page"
     lib, s = compiled(flags), settings
@@ -210,7 +228,7 @@ def native_training(settings, # as the page's panel gives them, with lists for a
     kept, costs = [], []
     for i in range(updates):
         work.update, step.update = i, i + 1
-        native.run_task(lib.direct_segment, work, B)
+        native.run_task(lib.direct_segment, work, B, workers)
         step.how.learning_rate = how["rate"] * (1 - i / s["updates"])
         lib.direct_step(ctypes.byref(step))
         kept.append(arrays["parameters"].numpy().copy())
