@@ -8,12 +8,13 @@ __all__ = ['SCHEDULES', 'ROADS', 'SECTIONS', 'SHARE_OF_CORES', 'STUDIED', 'UNTIL
            'work', 'train_all', 'updates_a_second', 'within_budget', 'Job', 'Flyer', 'fly_jobs', 'weights_hash',
            'flown', 'study_jobs', 'report_jobs', 'quality', 'with_seconds', 'better_from', 'crossing_checks', 'Variant',
            'optimiser_variants', 'flight_variants', 'fleet_variants', 'policy_variants', 'cost_variants',
-           'all_variants', 'changed_settings', 'variant_units', 'variant_table', 'variant_checks', 'report_rows',
-           'count_better', 'plot_budgets', 'plot_budget_study', 'plot_variants', 'plot_rows_better']
+           'all_variants', 'changed_settings', 'slug', 'variant_units', 'variant_table', 'variant_checks',
+           'report_rows', 'count_better', 'plot_budgets', 'plot_budget_study', 'plot_variants', 'plot_rows_better']
 
-# %% ../../nbs/evaluation/budgets.ipynb #882b3d1d
+# %% ../../nbs/evaluation/budgets.ipynb #ce83e482
 import hashlib
 import math
+import re
 import threading
 import time
 from dataclasses import asdict, dataclass
@@ -389,7 +390,7 @@ def policy_variants() -> dict: # {words: Variant}
     return (_one('hidden size', 'student.hidden_dim', sizes) | starts
             | _one('start', 'direct.learn_initial_state', fixed))
 
-# %% ../../nbs/evaluation/budgets.ipynb #ce7ce5d8
+# %% ../../nbs/evaluation/budgets.ipynb #9379a6f6
 def cost_variants() -> dict: # {words: Variant}
     "What a flight is charged for, and what disturbs it in training"
     free = {'direct.velocity_barrier': 100., 'direct.max_velocity': 100.}
@@ -409,10 +410,11 @@ def cost_variants() -> dict: # {words: Variant}
 
 def all_variants(recipe: Settings) -> dict: # {words: Variant}
     "The recipe first"
-    return ({RECIPE: Variant(RECIPE, {})} | optimiser_variants(recipe) | flight_variants()
-            | fleet_variants() | policy_variants() | cost_variants())
+    first = {RECIPE: Variant(RECIPE, {})} | optimiser_variants(recipe)
+    return (first | flight_variants() | fleet_variants()
+            | policy_variants() | cost_variants())
 
-# %% ../../nbs/evaluation/budgets.ipynb #5d68afeb
+# %% ../../nbs/evaluation/budgets.ipynb #b14e11bd
 def changed_settings(recipe: Settings, variant: Variant) -> Settings:
     "Raises ConfigError where the variant changes nothing"
     settings = load_config(recipe, **variant.change)
@@ -421,20 +423,22 @@ def changed_settings(recipe: Settings, variant: Variant) -> Settings:
                           "the recipe has these settings already")
     return settings
 
+def slug(words): return re.sub(r'[^a-z0-9.]+', '-', words.lower()).strip('-')
+
 def variant_units(recipe: Settings, variants: dict, seeds, budget, folder, seconds=1.):
     "-> list of Unit, {name of the unit: columns of the table}"
     units, about = [], {}
-    for i, (words, v) in enumerate(variants.items()):
+    for words, v in variants.items():
         measured = changed_settings(recipe, v)
         timed = within_budget(measured, budget, folder, seconds)
         for seed in seeds:
             settings = load_config(timed, **{'training.seed': seed})
-            name = f'variant-{i}-seed-{seed}'
+            name = f'{slug(words)}-seed-{seed}'
             units.append(Unit(name, settings, v.schedule, v.scale))
             about[name] = dict(variant=words, group=v.group, seed=seed)
     return units, about
 
-# %% ../../nbs/evaluation/budgets.ipynb #badb9306
+# %% ../../nbs/evaluation/budgets.ipynb #b3c352d6
 DISTURBED = 'disturbed return' # mean over the other conditions
 
 def variant_table(found, # of `with_seconds`, with columns variant, group, seed
@@ -457,8 +461,8 @@ def variant_checks(table, published, n): # published: a row of `quality`; n: see
     for r in table.to_dict('records'):
         for m in HOVER_METRICS:
             text = lambda key: f"{r[f'{m}_{key}']:.3g}"
-            note = (f"{r['core_seconds']:.1f} core-seconds, {r['updates']:.0f} updates, "
-                    f"{n} seeds: standard deviation {text('std')}; "
+            note = (f"{r['core_seconds']:.1f} core-seconds, "
+                    f"{r['updates']:.0f} updates, {n} seeds: standard deviation {text('std')}; "
                     f"from the recipe {r[f'{m}_change']:+.3g}")
             name = f"{words[m]}, {r['variant']}, clean"
             rows.append(check(name, r[m], METRICS[m].unit, published=published[m],
@@ -505,12 +509,12 @@ def plot_budgets(table,     # of `with_seconds`, one condition, a column budget
     ax.grid(alpha=.3)
     return ax
 
-# %% ../../nbs/evaluation/budgets.ipynb #337020aa
+# %% ../../nbs/evaluation/budgets.ipynb #e721a126
 def plot_budget_study(table, published, others=None): # published: by condition
     "Rows: conditions; columns: return, survival, steady error"
     names = list(table.condition.unique())
     size = dict(figsize=(13, 2.9 * len(names)), squeeze=False, layout='constrained')
-    figure, axes = plt.subplots(len(names), 3, sharex=True, **size)
+    fig, axes = plt.subplots(len(names), 3, sharex=True, **size)
     for name, row in zip(names, axes):
         here = table[table.condition == name]
         beside = None if others is None else others[others.condition == name]
@@ -518,7 +522,7 @@ def plot_budget_study(table, published, others=None): # published: by condition
             plot_budgets(here, published[metric][name], metric, ax, beside)
         row[0].set_title(name, loc='left', fontsize=10)
     axes[0, 0].legend(fontsize=7)
-    return figure
+    return fig
 
 # %% ../../nbs/evaluation/budgets.ipynb #d9bce408
 def plot_variants(table, # of `variant_table`
