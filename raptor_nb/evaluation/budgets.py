@@ -67,9 +67,9 @@ class Unit:
             raise ConfigError(f"unit '{self.name}': there is no {value!r}; "
                               f"choose one of {', '.join(known)}")
 
-# %% ../../nbs/evaluation/budgets.ipynb #0981f8d8
-SECTIONS = ('training', 'apg', 'direct', 'student', 'environment', 'domain_randomization',
-            'flight_randomization')
+# %% ../../nbs/evaluation/budgets.ipynb #d25088af
+SECTIONS = ('training', 'apg', 'direct', 'student', 'environment',
+            'domain_randomization', 'flight_randomization')
 
 def made_of(unit: Unit) -> dict:
     "What decides the weights of a unit and the meaning of its seconds"
@@ -438,7 +438,7 @@ def variant_units(recipe: Settings, variants: dict, seeds, budget, folder, secon
             about[name] = dict(variant=words, group=v.group, seed=seed)
     return units, about
 
-# %% ../../nbs/evaluation/budgets.ipynb #b3c352d6
+# %% ../../nbs/evaluation/budgets.ipynb #48a23805
 DISTURBED = 'disturbed return' # mean over the other conditions
 
 def variant_table(found, # of `with_seconds`, with columns variant, group, seed
@@ -462,7 +462,8 @@ def variant_checks(table, published, n): # published: a row of `quality`; n: see
         for m in HOVER_METRICS:
             text = lambda key: f"{r[f'{m}_{key}']:.3g}"
             note = (f"{r['core_seconds']:.1f} core-seconds, "
-                    f"{r['updates']:.0f} updates, {n} seeds: standard deviation {text('std')}; "
+                    f"{r['updates']:.0f} updates, {n} seeds: "
+                    f"standard deviation {text('std')}; "
                     f"from the recipe {r[f'{m}_change']:+.3g}")
             name = f"{words[m]}, {r['variant']}, clean"
             rows.append(check(name, r[m], METRICS[m].unit, published=published[m],
