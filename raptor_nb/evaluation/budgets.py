@@ -8,12 +8,13 @@ __all__ = ['SCHEDULES', 'ROADS', 'SECTIONS', 'SHARE_OF_CORES', 'STUDIED', 'UNTIL
            'work', 'train_all', 'updates_a_second', 'within_budget', 'Job', 'Flyer', 'fly_jobs', 'weights_hash',
            'flown', 'study_jobs', 'report_jobs', 'quality', 'with_seconds', 'better_from', 'crossing_checks', 'Variant',
            'optimiser_variants', 'flight_variants', 'fleet_variants', 'policy_variants', 'cost_variants',
-           'all_variants', 'changed_settings', 'variant_units', 'variant_table', 'variant_checks', 'report_rows',
-           'count_better', 'plot_budgets', 'plot_budget_study', 'plot_variants', 'plot_rows_better']
+           'all_variants', 'changed_settings', 'slug', 'variant_units', 'variant_table', 'variant_checks',
+           'report_rows', 'count_better', 'plot_budgets', 'plot_budget_study', 'plot_variants', 'plot_rows_better']
 
-# %% ../../nbs/evaluation/budgets.ipynb #882b3d1d
+# %% ../../nbs/evaluation/budgets.ipynb #ce83e482
 import hashlib
 import math
+import re
 import threading
 import time
 from dataclasses import asdict, dataclass
@@ -151,7 +152,7 @@ def trained(unit: Unit,
                            seconds=done.wall_seconds, metrics=numbers)
     return Trained(RaptorPolicy.load(path), **load_json(manifest_path(path))['metrics'])
 
-# %% ../../nbs/evaluation/budgets.ipynb #7deda517
+# %% ../../nbs/evaluation/budgets.ipynb #f394fdb3
 def work(unit: Unit): # -> steps of flight, of all updates
     "How long a unit takes, compared with others"
     how, two = unit.settings.direct, unit.road != 'direct'
@@ -176,7 +177,7 @@ def train_all(units: list, # of Unit
     around = lambda: single_threaded(1)
     if beside: run_work_queue(one, beside, cores or core_count(), around)
     for unit in alone: one(unit)
-    return done
+    return {u.name: done[u.name] for u in units}
 
 # %% ../../nbs/evaluation/budgets.ipynb #f8932b11
 def updates_a_second(settings: Settings, folder, seconds=1.) -> float: # of one core
@@ -347,19 +348,22 @@ def _drones(n): # all of the distribution
     more = ('direct.extra_train_drones', 'direct.ood_train_drones')
     return Variant('drones', {'direct.num_drones': n} | dict.fromkeys(more, 0))
 
-# %% ../../nbs/evaluation/budgets.ipynb #394c5c85
+# %% ../../nbs/evaluation/budgets.ipynb #054d635f
 def optimiser_variants(recipe: Settings) -> dict: # {words: Variant}
     "Optimiser, learning rate and its schedule, clipping"
     rate, never = recipe.direct.learning_rate, {'direct.rotation_interval': NEVER}
     adam = {f'Adam, learning rate {r:g}': Variant(
-        'optimiser', never | {'direct.learning_rate': r}) for r in (.004, .01, .02)}
+        'optimiser', never | {'direct.learning_rate': r}) for r in (.004, .02, .04)}
+    turns = _one('optimiser', 'direct.rotation_interval', {
+        f'SOAP, bases turned every {n} updates': n for n in (1, 20)})
     rates = _one('learning rate', 'direct.learning_rate', {
         'learning rate / 3': rate / 3, 'learning rate x 3': rate * 3})
     shapes = {f'{name} learning rate': Variant('learning rate', {}, schedule=name)
               for name in ('cosine', 'constant')}
     clips = _one('clipping', 'direct.max_block_norm', {'no clipping of blocks': 1e9})
     none = {'direct.max_block_norm': 1e9, 'direct.max_grad_norm': 1e9}
-    return adam | rates | shapes | clips | {'no clipping': Variant('clipping', none)}
+    none = {'no clipping': Variant('clipping', none)}
+    return adam | turns | rates | shapes | clips | none
 
 def flight_variants() -> dict: # {words: Variant}
     "How much is flown in an update, and how flights go on"
@@ -386,7 +390,7 @@ def policy_variants() -> dict: # {words: Variant}
     return (_one('hidden size', 'student.hidden_dim', sizes) | starts
             | _one('start', 'direct.learn_initial_state', fixed))
 
-# %% ../../nbs/evaluation/budgets.ipynb #a6bd7df5
+# %% ../../nbs/evaluation/budgets.ipynb #9379a6f6
 def cost_variants() -> dict: # {words: Variant}
     "What a flight is charged for, and what disturbs it in training"
     free = {'direct.velocity_barrier': 100., 'direct.max_velocity': 100.}
@@ -406,10 +410,11 @@ def cost_variants() -> dict: # {words: Variant}
 
 def all_variants(recipe: Settings) -> dict: # {words: Variant}
     "The recipe first"
-    return ({RECIPE: Variant('', {})} | optimiser_variants(recipe) | flight_variants()
-            | fleet_variants() | policy_variants() | cost_variants())
+    first = {RECIPE: Variant(RECIPE, {})} | optimiser_variants(recipe)
+    return (first | flight_variants() | fleet_variants()
+            | policy_variants() | cost_variants())
 
-# %% ../../nbs/evaluation/budgets.ipynb #5d68afeb
+# %% ../../nbs/evaluation/budgets.ipynb #b14e11bd
 def changed_settings(recipe: Settings, variant: Variant) -> Settings:
     "Raises ConfigError where the variant changes nothing"
     settings = load_config(recipe, **variant.change)
@@ -418,20 +423,22 @@ def changed_settings(recipe: Settings, variant: Variant) -> Settings:
                           "the recipe has these settings already")
     return settings
 
+def slug(words): return re.sub(r'[^a-z0-9.]+', '-', words.lower()).strip('-')
+
 def variant_units(recipe: Settings, variants: dict, seeds, budget, folder, seconds=1.):
     "-> list of Unit, {name of the unit: columns of the table}"
     units, about = [], {}
-    for i, (words, v) in enumerate(variants.items()):
+    for words, v in variants.items():
         measured = changed_settings(recipe, v)
         timed = within_budget(measured, budget, folder, seconds)
         for seed in seeds:
             settings = load_config(timed, **{'training.seed': seed})
-            name = f'variant-{i}-seed-{seed}'
+            name = f'{slug(words)}-seed-{seed}'
             units.append(Unit(name, settings, v.schedule, v.scale))
             about[name] = dict(variant=words, group=v.group, seed=seed)
     return units, about
 
-# %% ../../nbs/evaluation/budgets.ipynb #badb9306
+# %% ../../nbs/evaluation/budgets.ipynb #b3c352d6
 DISTURBED = 'disturbed return' # mean over the other conditions
 
 def variant_table(found, # of `with_seconds`, with columns variant, group, seed
@@ -454,8 +461,8 @@ def variant_checks(table, published, n): # published: a row of `quality`; n: see
     for r in table.to_dict('records'):
         for m in HOVER_METRICS:
             text = lambda key: f"{r[f'{m}_{key}']:.3g}"
-            note = (f"{r['core_seconds']:.1f} core-seconds, {r['updates']:.0f} updates, "
-                    f"{n} seeds: standard deviation {text('std')}; "
+            note = (f"{r['core_seconds']:.1f} core-seconds, "
+                    f"{r['updates']:.0f} updates, {n} seeds: standard deviation {text('std')}; "
                     f"from the recipe {r[f'{m}_change']:+.3g}")
             name = f"{words[m]}, {r['variant']}, clean"
             rows.append(check(name, r[m], METRICS[m].unit, published=published[m],
@@ -475,7 +482,7 @@ def count_better(rows): # of `report_rows` -> those better, all, names of the ot
     worse = [r['name'] for r in rows if not r['met']]
     return len(rows) - len(worse), len(rows), worse
 
-# %% ../../nbs/evaluation/budgets.ipynb #84a6c2fb
+# %% ../../nbs/evaluation/budgets.ipynb #916f6042
 def plot_budgets(table,     # of `with_seconds`, one condition, a column budget
                  published, # value of the published policy
                  metric,
@@ -494,18 +501,20 @@ def plot_budgets(table,     # of `with_seconds`, one condition, a column budget
         ax.plot(*place, 'sD^v*P'[i % 6], color='tab:gray', ms=6, label=r['label'])
     ax.set(xscale='log', xlabel='core-seconds', ylabel=m.label)
     some = np.isfinite(table[metric]).any()
-    if some and not m.higher_is_better: ax.set_yscale('log')
     log_ticks(ax.xaxis)
+    if some and not m.higher_is_better:
+        ax.set_yscale('log')
+        log_ticks(ax.yaxis)
     ax.tick_params(axis='x', labelsize=8)
     ax.grid(alpha=.3)
     return ax
 
-# %% ../../nbs/evaluation/budgets.ipynb #337020aa
+# %% ../../nbs/evaluation/budgets.ipynb #e721a126
 def plot_budget_study(table, published, others=None): # published: by condition
     "Rows: conditions; columns: return, survival, steady error"
     names = list(table.condition.unique())
     size = dict(figsize=(13, 2.9 * len(names)), squeeze=False, layout='constrained')
-    figure, axes = plt.subplots(len(names), 3, sharex=True, **size)
+    fig, axes = plt.subplots(len(names), 3, sharex=True, **size)
     for name, row in zip(names, axes):
         here = table[table.condition == name]
         beside = None if others is None else others[others.condition == name]
@@ -513,9 +522,9 @@ def plot_budget_study(table, published, others=None): # published: by condition
             plot_budgets(here, published[metric][name], metric, ax, beside)
         row[0].set_title(name, loc='left', fontsize=10)
     axes[0, 0].legend(fontsize=7)
-    return figure
+    return fig
 
-# %% ../../nbs/evaluation/budgets.ipynb #6c79ad51
+# %% ../../nbs/evaluation/budgets.ipynb #d9bce408
 def plot_variants(table, # of `variant_table`
                   axes=None, # three that share y
                  ):
@@ -532,7 +541,8 @@ def plot_variants(table, # of `variant_table`
             spread = scale * np.nan_to_num(r[f'{column}_std'])
             ax.errorbar(scale * r[column], y, xerr=spread, fmt='o', ms=4, capsize=2,
                         color=shades[r['group']])
-        ax.axvline(scale * table[column].iloc[0], color='k', ls='--', lw=1)
+        recipe = table.loc[table.variant == RECIPE, column].iloc[0]
+        ax.axvline(scale * recipe, color='k', ls='--', lw=1)
         ax.set(xlabel=label)
         ax.grid(axis='x', alpha=.3)
     if np.isfinite(table['median_error']).any():

@@ -36,8 +36,8 @@ class Direct:
     flights: Count = 128                    # at once, a multiple of sixteen
     horizon: Count = 128                    # steps of back-propagation through time
     learning_rate: Positive = 0.01          # SOAP, in a line from here to zero
-    rotation_interval: Count = 5            # updates between turns of SOAP's bases; more
-                                            # than there are updates: Adam
+    rotation_interval: Count = 5            # updates between turns of SOAP's bases;
+                                            # more than there are updates: Adam
     max_grad_norm: Positive = 0.3           # of an update ...
     max_block_norm: Positive = 3.           # ... and of what sixteen flights add to it
     reset_probability: Share = 0.3          # of a new flight between segments

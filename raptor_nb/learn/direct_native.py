@@ -181,8 +181,8 @@ def advance(self:NativeTraining,
 
 # %% ../../nbs/learn/direct_native.ipynb #fa904bfe
 @patch
-def gradients(self:NativeTraining): # -> {name: (blocks, ...)}, costs, flights that ended
-    "Fly a segment"
+def gradients(self:NativeTraining):
+    "Fly a segment: {name: (blocks, ...)}, costs, share of steps that ended a flight"
     native.run_task(self.library.direct_segment, self._training(1e30), self.blocks)
     self.segments += 1
     grads = unpack(self.block_gradients, self.policy.hidden_dim)
@@ -195,7 +195,8 @@ POOL = dict(rows=1, flying=1, state=21, steady=3, gust=3, phase=3, frequency=1, 
 @patch
 def flights(self:NativeTraining) -> dict: # name -> (F, 1, ...)
     "The flights in progress; forces as shares of the weight"
-    parts = self.pool.split([*POOL.values(), self.pool.shape[1] - sum(POOL.values())], 1)
+    sizes = [*POOL.values(), self.pool.shape[1] - sum(POOL.values())]
+    parts = self.pool.split(sizes, 1)
     flat = lambda x: x.mT.reshape(self.how.flights, 1, -1)
     out = {k: flat(x) for k, x in zip((*POOL, "hidden"), parts)}
     out["hidden"] = out["hidden"][..., :self.policy.hidden_dim]

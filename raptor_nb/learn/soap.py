@@ -7,6 +7,7 @@ __all__ = ['LAYERS', 'INITIAL', 'joined', 'turned', 'adam_step', 'Soap']
 
 # %% ../../nbs/learn/soap.ipynb #9489644d
 import torch
+from fastcore.basics import patch
 from torch import Tensor
 
 from ..policy import RaptorPolicy
@@ -69,8 +70,6 @@ class Soap:
                       for k, v in state.items() if k != 'updates'}
 
 # %% ../../nbs/learn/soap.ipynb #740591c2
-from fastcore.basics import patch
-
 @patch
 def _follow(self:Soap, s: dict, g: Tensor): # state of a layer, its gradient
     keep = self.betas[2]

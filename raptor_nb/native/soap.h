@@ -60,7 +60,9 @@ struct SoapMatrix {
     float *left, *right, *from_left, *from_right;  // covariances (rows, rows), (columns, columns); their bases
     static size_t size(int rows, int columns) { return 2 * ((size_t)rows * columns + rows * rows + columns * columns); }
     static SoapMatrix at(float*& p, int rows, int columns) {
-        SoapMatrix m{rows, columns};
+        SoapMatrix m{};
+        m.rows = rows;
+        m.columns = columns;
         const size_t n = rows * columns, l = rows * rows, r = columns * columns;
         float** parts[] = {&m.mean, &m.squares, &m.left, &m.right, &m.from_left, &m.from_right};
         const size_t sizes[] = {n, n, l, r, l, r};
