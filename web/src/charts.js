@@ -80,7 +80,7 @@ export function drawBelief(canvas, flights, style) {
 export function drawReturn(canvas, points, bars, style) {
   const { pen, box } = begin(canvas, style), end = nice(Math.max(10, ...points.map((p) => p.seconds))), y = within(box, -200, 700);
   const x = (s) => box.x + box.w * s / end;
-  axes(pen, box, style, { x, y, xTicks: [0, end / 4, end / 2, 3 * end / 4].map((t) => +t.toPrecision(3)), yTicks: [0, 200, 400, 600], xLabel: `${end} s` });
+  axes(pen, box, style, { x, y, xTicks: [0, end / 2], yTicks: [0, 200, 400, 600], xLabel: `${end} s` });
   pen.setLineDash([5, 4]);
   for (const [name, value] of Object.entries(bars)) {
     pen.strokeStyle = style[name];

@@ -211,7 +211,7 @@ function begin() {
   try { kept = localStorage.getItem('theme'); } catch { /* pages without storage */ }
   theme(kept === 'dark' || (kept !== 'light' && matchMedia('(prefers-color-scheme: dark)').matches));
   listen();
-  panel = new Panel({ data, world, show: trainee });
+  panel = new Panel({ data, world, show: trainee, changed: show });
   addEventListener('resize', show);
   new IntersectionObserver(([entry]) => { seen = entry.isIntersecting; }).observe($('scene')); // scrolled away, it rests
   picture?.controls.addEventListener('change', show);

@@ -25,8 +25,8 @@ const value = (s, p) => (s.log ? s.low * (s.high / s.low) ** p : s.low + p * (s.
 const cores = Math.max(1, navigator.hardwareConcurrency || 1);
 
 export class Panel {
-  constructor({ data, world, show }) { // show: (policy name), once there is something to fly
-    Object.assign(this, { data, world, show, points: [], bars: {}, seed: 1, training: null, running: false });
+  constructor({ data, world, show, changed }) { // show: once there is something to fly; changed: there is something to draw
+    Object.assign(this, { data, world, show, changed, points: [], bars: {}, seed: 1, training: null, running: false });
     SINGLES.updates.from = data.training.updates;
     this.wanted = { workers: Math.min(cores, 8), ...Object.fromEntries(Object.entries(SINGLES).map(([k, s]) => [k, s.from])) };
     this.ranges = Object.fromEntries(Object.entries(PAIRS).map(([k, s]) => [k, [...s.from]]));
@@ -126,6 +126,7 @@ export class Panel {
   }
 
   describe() { // in a sentence or two
+    this.changed();
     const at = this.ended ?? this.latest, judged = this.points[this.points.length - 1], bar = this.bars.published;
     if (!at) return;
     const speed = at.update / at.seconds, parts = [`${this.ended ? 'Trained' : 'Update'} ${at.update} of ${this.updates}, ${at.seconds.toFixed(0)} s, ${speed.toFixed(speed < 10 ? 1 : 0)} a second`];
