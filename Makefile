@@ -46,7 +46,7 @@ run: export WARM := $(PROFILE)
 run: setup       ## both roads to a student, export, flights and the report: runs/quick/report
 	$(BIN)/raptor_pipeline --profile $(PROFILE) $(if $(ROAD),--road $(ROAD))
 
-foundation: setup ## the student that is shipped, by the direct road, three seeds: runs/full/report; studies where there are teachers
+foundation: setup ## three students by the direct road, the best under all conditions: runs/full/report; studies where there are teachers
 	$(BIN)/raptor_pipeline --profile full $(if $(ROAD),--road $(ROAD)) --studies 09_published_recipe,08_understand
 
 reports: setup   ## a finished run's report into reports/<NAME>, its weights into raptor_nb/weights; without NAME: which there are
