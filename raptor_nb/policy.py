@@ -651,7 +651,7 @@ def _of_checkpoint(path): # safetensors with the state of a training -> RaptorPo
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError):
         held = ', '.join(map(str, state)) or 'nothing'
         raise PolicyError(f"'{path}' is a checkpoint without a student (it holds "
-                          f"{held}); give one of 04_distill") from None
+                          f"{held}); give one of 03_direct or 04_distill") from None
     return policy
 
 # %% ../nbs/00_policy.ipynb #32820601

@@ -33,7 +33,7 @@ def test_a_policy_by_name(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name, error, message", [
     ("missing.safetensors", FileNotFoundError,
-     "there is no student '.*'; make it with: papermill nbs/04_distill.ipynb"),
+     "there is no student '.*'; make it with: papermill nbs/03_direct.ipynb"),
     ("onnx.onnx", PolicyError, "is exported already; give the .safetensors or .h5 file"),
     ("corrupt.safetensors", ValueError, "corrupt.safetensors")],
     ids=["missing-student", "onnx-as-weights", "corrupt-student"])

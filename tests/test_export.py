@@ -329,7 +329,7 @@ ODD = {"student": {"input_layer.linear.weight": torch.zeros(2, 3)}}   # another 
 @pytest.mark.parametrize("act, error, message", [
     refused(lambda d, p: load_policy(d / "student.safetensors"),
             "there is no student '.*student.safetensors'; make it with: papermill "
-            "nbs/04_distill.ipynb", "missing-student", FileNotFoundError),
+            "nbs/03_direct.ipynb", "missing-student", FileNotFoundError),
     *(refused(lambda d, p, s=s: load_policy(_file(d, f"p{s}", b"x")), "is exported already",
               f"export-of-an-export-{s[1:]}", PolicyError)
       for s in OPENERS if s not in (".h5", ".hdf5")),

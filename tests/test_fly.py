@@ -400,6 +400,6 @@ def test_light_and_dark_and_the_width_of_a_phone(page):
         assert page.execute_script("return document.documentElement.scrollWidth") <= 390
         canvas, panel = (page.execute_script("const b = document.querySelector(arguments[0]).getBoundingClientRect(); return [b.left, b.top, b.width, b.height]", s) for s in ("#scene", "aside"))
         assert canvas[2] >= 385 and canvas[3] > 300 and panel[1] >= canvas[1] + canvas[3] - 1
-        small = page.execute_script("return [...document.querySelectorAll('aside button')].filter((b) => b.getBoundingClientRect().height < 40).map((b) => b.id)")
+        small = page.execute_script("return [...document.querySelectorAll('aside button')].filter((b) => b.offsetParent && b.getBoundingClientRect().height < 40).map((b) => b.id)")
         assert not small
     finally: page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
