@@ -340,7 +340,7 @@ ODD = {"student": {"input_layer.linear.weight": torch.zeros(2, 3)}}   # another 
     refused(lambda d, p: load_policy(d), "there is no checkpoint in the folder",
             "export-of-an-empty-folder", PolicyError),
     refused(lambda d, p: _checkpoint(d, {"actors": {"w1": torch.zeros(2)}}),
-            r"is a checkpoint without a student \(it holds actors\); give one of 04_distill",
+            r"is a checkpoint without a student \(it holds actors\); give one of 03_direct or 04_distill",
             "checkpoint-of-teachers", PolicyError),
     refused(lambda d, p: _checkpoint(d, ODD), "is a checkpoint without a student",
             "checkpoint-of-another-network", PolicyError),
