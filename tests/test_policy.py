@@ -54,7 +54,7 @@ def test_written_file_has_every_group_and_attribute(published, example, tmp_path
             f.visititems(lambda name, o: out.update({name: (dict(o.attrs), None if isinstance(o, h5py.Group) else (o.shape, str(o.dtype)))}))
             return out, {n: f[n][()] for n, (_, data) in out.items() if data and n.startswith('actor')}
     name = h5py.File(published_checkpoint())['actor'].attrs['checkpoint_name']
-    ours, theirs = tree(published.to_hdf5(tmp_path / 'policy.h5', example[0], name)), tree(published_checkpoint())
+    ours, theirs = tree(published.to_hdf5(tmp_path / 'policy.h5', example[0], checkpoint_name=name)), tree(published_checkpoint())
     assert ours[0] == theirs[0]
     assert all(np.array_equal(ours[1][n], theirs[1][n]) for n in theirs[1])
 
