@@ -26,7 +26,10 @@ _floats = lambda names: [(n, ctypes.c_float) for n in names.split()]
 class FlightDraws(ctypes.Structure):
     "`struct FlightDraws` of direct.cpp"
     _fields_ = _floats("noise delay_share force gust jumps tilt_share tilt resets "
-                       "new_drones")
+                       "uneven_share weakest spread offset_share max_offset "
+                       "curve_share load_share max_load max_sag drag_share "
+                       "max_drag filter_share max_filter clip_share away_share "
+                       "max_away")
 
 class SoapSettings(ctypes.Structure):
     "`struct SoapSettings` of soap.h"
@@ -158,7 +161,8 @@ def draws(self:NativeTraining) -> FlightDraws:
     f, how = self.settings.flight_randomization, self.how
     return FlightDraws(f.max_observation_noise, f.delay_share, f.max_force_std,
                        f.max_gust_std, self.jumps, f.tilt_share, f.max_tilt,
-                       how.reset_probability, 1.)
+                       how.reset_probability,
+                       *vars(self.settings.real_drones).values())
 
 # %% ../../nbs/learn/direct_native.ipynb #a4a9c6f4
 NUMBERS = "cost", "ended", "gradient_norm", "lost_gradients" # of an update
@@ -190,19 +194,17 @@ def gradients(self:NativeTraining):
 
 # %% ../../nbs/learn/direct_native.ipynb #6051c4bc
 POOL = dict(rows=1, flying=1, state=21, steady=3, gust=3, phase=3, frequency=1, age=1,
-            sigma=1, delay=1, past=36) # in the order of `struct Pool` in direct.cpp
+            sigma=1, delay=1, past=36, traits=19, seen=3) # in the order of `struct Pool` in direct.cpp
 
 @patch
 def flights(self:NativeTraining) -> dict: # name -> (F, 1, ...)
-    "The flights in progress; forces as shares of the weight"
+    "The flights in progress"
     sizes = [*POOL.values(), self.pool.shape[1] - sum(POOL.values())]
     parts = self.pool.split(sizes, 1)
     flat = lambda x: x.mT.reshape(self.how.flights, 1, -1)
     out = {k: flat(x) for k, x in zip((*POOL, "hidden"), parts)}
     out["hidden"] = out["hidden"][..., :self.policy.hidden_dim]
     rows = out["rows"][..., 0].long()
-    newton = (self.table[:, 45:48].norm(dim=1) * self.table[:, 44])[rows[:, 0]]
-    for k in ("steady", "gust"): out[k] = out[k] / newton[:, None, None]
     for k in ("age", "sigma", "delay"): out[k] = out[k][..., 0]
     return out | dict(rows=rows, flying=out["flying"][..., 0] > 0)
 
