@@ -25,7 +25,7 @@ from .soap import INITIAL, LAYERS, Soap
 from .student import BestStudent, disturbance_force
 from .student import sample_disturbances, sampling_probabilities, score
 from .traits import clipped, draw_load, draw_traits, filtered
-from .traits import pack_traits, unpack_traits, with_traits
+from .traits import pack_traits, slower, unpack_traits, with_traits
 from ..policy import RaptorPolicy
 from ..sim import native, physics
 from ..sim.physics import NOISE, SENSED, flatten_state, memory_layout
@@ -91,8 +91,8 @@ class Flights:
         self.age, self.sigma, self.delay = make(), make(), make()
         self.rows, self.flying = make().long(), make().bool()
 
-    KEPT = ('state hidden past traits seen steady gust phase frequency age sigma delay rows '
-            'flying').split()
+    KEPT = ('state hidden past traits seen steady gust phase frequency age sigma '
+            'delay rows flying').split()
 
     def state_dict(self) -> dict: return {k: getattr(self, k) for k in self.KEPT}
 
@@ -179,6 +179,18 @@ def block_step(w: dict,     # of `block_weights`
     h = n + z * (h - n)
     return layer(3, h).reshape(-1, 1, 4), h.reshape(hidden.shape)
 
+# %% ../../nbs/learn/direct.ipynb #2588ea39
+@patch
+def show(self:Flights, seen, velocity, past, traits, began): # see `fly`
+    "-> (F, 1, 22) the policy's input; velocity and past for the next step"
+    velocity = filtered(seen[..., 12:15], velocity, traits, began)
+    seen = torch.cat([seen[..., :12], velocity, seen[..., 15:]], -1)
+    reported, past = read_sensors(seen[..., :SENSED], past, self.delay, began)
+    draw = torch.randn(reported.shape, generator=self.generator, device=seen.device)
+    noise = draw * self.sigma[..., None] * NOISE[:SENSED].to(seen)
+    inputs = torch.cat([clipped(reported + noise, traits), seen[..., SENSED:]], -1)
+    return inputs, velocity, past
+
 # %% ../../nbs/learn/direct.ipynb #4caa8a29
 @patch
 def fly(self:Flights, w: dict, weights: CostWeights, env_step):
@@ -187,19 +199,15 @@ def fly(self:Flights, w: dict, weights: CostWeights, env_step):
     params, reset_state, ended = self.begin_segment()
     state, hidden, past, how = self.state, self.hidden, self.past, self.how
     velocity, traits = self.seen, unpack_traits(self.traits)
-    total, ends, scale = 0., 0., NOISE[:SENSED].to(state)
+    weights = slower(weights, traits)
+    total, ends = 0., 0.
     h0 = w[INITIAL].repeat_interleave(BLOCK, 0)[:, None]
     for t in range(how.horizon):
         force = self.force_after(.01 * t, params)
         seen = physics.observe_privileged(state, force, params, 22)
-        velocity = filtered(seen[..., 12:15], velocity, traits, ended)
         force = force - (traits.drag * params.mass)[..., None] * seen[..., 12:15]
-        seen = torch.cat([seen[..., :12], velocity, seen[..., 15:]], -1)
-        reported, past = read_sensors(seen[..., :SENSED], past, self.delay, ended)
-        draw = torch.randn(reported.shape, generator=self.generator, device=seen.device)
-        inputs = clipped(reported + draw * self.sigma[..., None] * scale, traits)
+        inputs, velocity, past = self.show(seen, velocity, past, traits, ended)
         hidden = torch.where(ended[..., None], h0, hidden)
-        inputs = torch.cat([inputs, seen[..., SENSED:]], -1)
         action, hidden = block_step(w, inputs, hidden)
         state, observation, paid, ended = env_step(
             state, memory_layout(action), force, reset_state, params, weights, 22)
@@ -215,7 +223,8 @@ def fly(self:Flights, w: dict, weights: CostWeights, env_step):
 def _move_on(self:Flights, state, hidden, past, velocity, observation, ended):
     begun = observation[..., :SENSED].repeat(1, 1, 2) # nothing older exists
     self.past = torch.where(ended[..., None], begun, past).detach()
-    self.seen = torch.where(ended[..., None], observation[..., 12:15], velocity).detach()
+    now = observation[..., 12:15]
+    self.seen = torch.where(ended[..., None], now, velocity).detach()
     self.state, self.hidden = state.detach(), hidden.detach()
     self.age = self.age + .01 * self.how.horizon
 

@@ -194,7 +194,8 @@ def gradients(self:NativeTraining):
 
 # %% ../../nbs/learn/direct_native.ipynb #6051c4bc
 POOL = dict(rows=1, flying=1, state=21, steady=3, gust=3, phase=3, frequency=1, age=1,
-            sigma=1, delay=1, past=36, traits=19, seen=3) # in the order of `struct Pool` in direct.cpp
+            sigma=1, delay=1, past=36, traits=19,
+            seen=3) # in the order of `struct Pool` in direct.cpp
 
 @patch
 def flights(self:NativeTraining) -> dict: # name -> (F, 1, ...)

@@ -204,6 +204,7 @@ Disturbance draw_disturbance(const FlightDraws& how, Random& random) {
     return x;
 }
 constexpr float MARGIN = 1.2f;       // thrust of the weakest rotor over what hovering asks of it, at least
+constexpr float PACE = 1.25f;        // the velocity's barrier over the largest velocity that is shown
 constexpr float LOAD_CHANGES = .1f;  // share of segments with another payload and another battery
 void draw_load(const Drones& d, const FlightDraws& how, Random& random, Traits& x) {
     const I loaded = random.uniform() < how.load_share;
@@ -333,6 +334,8 @@ struct Flight {  // a block
     }
     Kept at(int k) const { return Kept::at(tape, k, t.hidden); }
 
+    // whoever cannot see how fast it flies has to fly slowly
+    V pace() const { return min(PACE * traits.clip[1], t.cost.velocity_barrier); }
     void step(int k, const Disturbance& disturbance, Random& random) {
         const Kept row = at(k);
         V force[3];
@@ -357,7 +360,7 @@ struct Flight {  // a block
         student_forward(student, row.obs, hidden_before(k, began), row.gru, row.action);
         hidden = row.gru.h;
         const State n = step_forward(d, s, row.action, acceleration_of(d, force), *row.step);
-        V cost = cost_forward(d, t.cost, n, s.action);
+        V cost = cost_forward(d, t.cost, n, s.action, pace());
         for (int i = 0; i < 4; i++) cost += t.cost.excess * square(relu(abs(row.action[i]) - 1.f));
         total += cost;
         began = terminated(d, n) | ~is_finite(cost);
@@ -375,7 +378,7 @@ struct Flight {  // a block
             const State &before = *row.state, &n = state_after(k, ended);
             const I started = *row.began;
             if (any(ended)) ds = select(ended, State{}, ds);
-            cost_backward(d, t.cost, n, before.action, ds, dprevious);
+            cost_backward(d, t.cost, n, before.action, pace(), ds, dprevious);
             V daction[4];
             for (int i = 0; i < 4; i++) {
                 V x = t.cost.excess * 2.f * relu(abs(row.action[i]) - 1.f);
