@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['LOAD_CHANGES', 'BLOCK', 'Direct', 'student_cost', 'jump_probability', 'fleet_params', 'Flights', 'block_weights',
-           'block_step', 'mean_gradient', 'TorchTraining', 'uses_native', 'begin_training', 'next_rates', 'told',
-           'train']
+           'block_step', 'mean_gradient', 'TorchTraining', 'uses_native', 'begin_training', 'next_rates', 'horizon_at',
+           'told', 'train']
 
 # %% ../../nbs/learn/direct.ipynb #25d06b83
 import time
@@ -37,7 +37,9 @@ class Direct:
     weights, `distillation.fine_tuning` from a distilled student"""
     num_updates: Natural = 0                # 0: the student is left as it is
     flights: Count = 128                    # at once, a multiple of sixteen
-    horizon: Count = 128                    # steps of back-propagation through time
+    horizon: Count = 128                    # steps of back-propagation through time ...
+    long_horizon: Natural = 0               # ... in the second half of the updates;
+                                            # 0: the same
     learning_rate: Positive = 0.01          # SOAP, in a line from here to zero
     rotation_interval: Count = 5            # updates between turns of SOAP's bases;
                                             # more than there are updates: Adam
@@ -55,6 +57,7 @@ class Direct:
     excess_weight: NonNegative = 1.         # of commands beyond -1..1, squared
     learn_initial_state: bool = True        # the hidden state that a flight begins with
     validation_interval: Count = 3500       # updates
+    keep_last: bool = False                 # the last student, whoever flew best
     log_interval: Count = 100               # updates between lines of the log
 
 # %% ../../nbs/learn/direct.ipynb #d3069322
@@ -261,6 +264,9 @@ class TorchTraining:
 
     def student(self) -> RaptorPolicy: return self.policy
 
+    def set_horizon(self, steps):
+        self.how = self.flights.how = replace(self.how, horizon=steps)
+
 # %% ../../nbs/learn/direct.ipynb #9897a736
 @patch
 def gradients(self:TorchTraining): # -> {name: (blocks, ...)}, costs, flights that ended
@@ -342,10 +348,15 @@ def _resume(run, best: BestStudent, checkpoints):
 # %% ../../nbs/learn/direct.ipynb #d1f0a002
 def next_rates(how: Direct, updates): # -> learning rates until the log is told next
     "In a line from `learning_rate` to zero"
-    ends = how.num_updates, *((updates // n + 1) * n for n in (
+    n, half = how.num_updates, how.num_updates // 2
+    ends = n, half if updates < half else n, *((updates // k + 1) * k for k in (
         how.log_interval, how.validation_interval))
-    n = how.num_updates
     return [how.learning_rate * (1 - i / n) for i in range(updates, min(ends))]
+
+def horizon_at(how: Direct, updates): # -> steps of back-propagation through time
+    "Of a random student's flight, gradients through many steps explode"
+    later = how.long_horizon and updates >= how.num_updates // 2
+    return how.long_horizon if later else how.horizon
 
 def told(numbers: Tensor): # (updates, 4) -> {name: number} for the log
     "Means; flights that ended in a hundred steps; the lost gradients are counted"
@@ -370,11 +381,14 @@ def train(settings,
     _resume(run, best, checkpoints)
     began = time.monotonic()
     while run.updates < how.num_updates:
+        run.set_horizon(horizon_at(how, run.updates))
         seen = run.advance(next_rates(how, run.updates))
         got = told(seen) | dict(seconds=time.monotonic() - began)
         last = run.updates == how.num_updates
         if last or run.updates % how.validation_interval == 0:
             got |= best.validate(run.student())
+            if last and how.keep_last:
+                best.keep(run.student(), got['validation_return'])
             kept = dict(run=run.state_dict(), best=best.weights, best_return=best.value)
             if checkpoints is not None:
                 checkpoints.save(run.updates, kept, metric=best.value)

@@ -8,6 +8,7 @@ __all__ = ['DirectTraining', 'DirectStep', 'TRAINED', 'NUMBERS', 'POOL', 'Flight
 
 # %% ../../nbs/learn/direct_native.ipynb #e51a46be
 import ctypes
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -132,6 +133,10 @@ class NativeTraining:
     def student(self) -> RaptorPolicy:
         self.policy.load_state_dict(unpack(self.parameters, self.policy.hidden_dim))
         return self.policy
+
+    def set_horizon(self, steps):
+        self.jumps *= steps / self.how.horizon
+        self.how = replace(self.how, horizon=steps)
 
 # %% ../../nbs/learn/direct_native.ipynb #706a14f8
 TRAINED = "table starts cumulative noise parameters pool costs ends norms".split()

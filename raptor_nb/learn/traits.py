@@ -123,7 +123,7 @@ def _offset(params, how, traits, rand): # -> (F, 3) m
     kept = (spare.clamp(min=0) / asked.clamp(min=1e-6)).clamp(max=1)
     return arm_length(params) * torch.cat([kept * off[:, :2], off[:, 2:]], 1)
 
-# %% ../../nbs/learn/traits.ipynb #fda1b111
+# %% ../../nbs/learn/traits.ipynb #4f1f9b2e
 CLIPS = (.5, 1.), (.6, 2.) # m, m/s
 
 def draw_traits(params: DroneParams, # of F drones
@@ -137,7 +137,7 @@ def draw_traits(params: DroneParams, # of F drones
     out = no_traits(params.size, params.like.device)._replace(thrust=thrust, lag=lag)
     out = draw_load(params, how, out, rand)
     has = lambda share: rand(1) < share
-    late = (how.max_filter * rand(1)).clamp(min=1e-4)
+    late = (how.max_filter * rand(1)**2).clamp(min=1e-4)
     follows = 1 - torch.exp(-params.dt / late)
     clips = torch.tensor(CLIPS).to(thrust)[(rand(1) < .3).long()[:, 0]]
     return out._replace(

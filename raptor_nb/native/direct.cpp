@@ -239,7 +239,7 @@ Traits draw_traits(const Drones& d, const FlightDraws& how, Random& random) {
     for (int i = 0; i < 2; i++) x.offset[i] *= kept;
     const V drag = how.max_drag * random.uniform();
     x.drag = random.uniform() < how.drag_share ? drag : V{};
-    const V late = how.max_filter * random.uniform();
+    const V late = how.max_filter * square(random.uniform());
     x.follows = random.uniform() < how.filter_share ? 1.f - exp(-d.dt / max(late, all(1e-4f))) : all(1.f);
     const I clips = random.uniform() < how.clip_share, wide = random.uniform() < .3f;
     x.clip[0] = clips ? (wide ? all(.6f) : all(.5f)) : all(1e6f);
