@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['OBS_DIM', 'ACTION_DIM', 'ACTIVATIONS', 'LAYOUT', 'KINDS', 'META', 'PX4_SIZES', 'PX4_REPLAY', 'PX4_DIFFERENCE',
-           'PX4_NAME', 'PolicyError', 'Dense', 'GRU', 'RaptorPolicy', 'check_array', 'read_hdf5', 'read_tar',
-           'published_checkpoint', 'Teachers', 'EvaluationError', 'named_policy', 'load_policy', 'untrained_policy']
+           'PX4_NAME', 'PRETRAINED', 'PolicyError', 'Dense', 'GRU', 'RaptorPolicy', 'check_array', 'read_hdf5',
+           'read_tar', 'published_checkpoint', 'Teachers', 'EvaluationError', 'named_policy', 'load_policy',
+           'untrained_policy']
 
 # %% ../nbs/00_policy.ipynb #30737f45
 import importlib
@@ -604,10 +605,17 @@ def published(cls:RaptorPolicy): # RaptorPolicy
     return cls.from_hdf5(published_checkpoint())
 
 # %% ../nbs/00_policy.ipynb #314b0f36
+PRETRAINED = { # name: file
+    'student': 'student.safetensors', # today's
+    'v1': 'v1.safetensors'}           # of version 0.1: trained without traits
+
 @patch(cls_method=True)
-def pretrained(cls:RaptorPolicy): # RaptorPolicy
-    "The student that comes with this package"
-    path = Path(str(resources.files('raptor_nb'))) / 'weights' / 'student.safetensors'
+def pretrained(cls:RaptorPolicy, name='student'): # RaptorPolicy
+    "A student that comes with this package. Raises PolicyError, FileNotFoundError"
+    if name not in PRETRAINED:
+        raise PolicyError(f"there is no pretrained student {name!r}; choose one of "
+                          f"{', '.join(PRETRAINED)}")
+    path = Path(str(resources.files('raptor_nb'))) / 'weights' / PRETRAINED[name]
     if not path.is_file():
         raise FileNotFoundError(f"this installation holds no trained student ({path}); "
                                 "train one, or use RaptorPolicy.published()")
