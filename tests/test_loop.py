@@ -4,11 +4,13 @@ import functools
 import importlib.util
 import shutil
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+import raptor_nb
 from raptor_nb.policy import RaptorPolicy
 from raptor_nb.targets.artefact import ExportError
 from raptor_nb.targets.c import c_header, compile_c, pointer, shared_library
@@ -59,6 +61,11 @@ def test_it_is_written_next_to_the_policy_and_again_where_it_is_missing(policy, 
     loop.write_text("old")
     assert make() == [True] and loop.read_text() == loop_header()
     assert not list((tmp_path / "out").glob(".*"))
+
+
+def test_the_shipped_one_is_this_one():
+    shipped = Path(raptor_nb.__file__).parent / "weights" / LOOP_FILE
+    assert shipped.read_text() == loop_header()
 
 
 STRICT = "-Wdouble-promotion -Wconversion -Wshadow -Wstrict-prototypes"
