@@ -179,6 +179,13 @@ def verify(artefact,           # path, or what has reset and evaluate_step
                          for batch in batches for kind in kinds])
 
 # %% ../../nbs/targets/registry.ipynb #a49c472f
+def _write_beside(target, folder):
+    "Unless they are there. Raises WriteError"
+    for name, text in target.beside:
+        path = folder/name
+        if path.is_file() and path.read_text(encoding='utf-8') == text: continue
+        with atomic(path) as temporary: temporary.write_text(text, encoding='utf-8')
+
 def export_file(policy,       # RaptorPolicy
                 target,       # one of `TARGETS`
                 path,         # student.onnx
@@ -190,7 +197,9 @@ def export_file(policy,       # RaptorPolicy
     policy = flyable(policy)
     with atomic(path) as temporary:
         TARGETS[target].write(policy, temporary, source, route)
-        return verify(temporary, policy, name=f"'{path}'")
+        table = verify(temporary, policy, name=f"'{path}'")
+    _write_beside(TARGETS[target], Path(path).parent)
+    return table
 
 # %% ../../nbs/targets/registry.ipynb #8b5cdf05
 def _export_one(policy, target, path, source, route): # -> dict: row of `export`
@@ -199,7 +208,8 @@ def _export_one(policy, target, path, source, route): # -> dict: row of `export`
     if target.route: made['route'] = target.route(route)
     inputs = [source] if source and Path(source).is_file() else []
     kept = bool(inputs and finished(path, settings=made, inputs=inputs))
-    if not kept:
+    if kept: _write_beside(target, path.parent)
+    else:
         begun = time.perf_counter()
         table = export_file(policy, target.name, path, source, route)
         metrics = dict(largest_difference=table.difference.max(),
