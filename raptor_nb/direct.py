@@ -117,7 +117,7 @@ def plot_method(how: direct.Direct,
 def sections(settings: Settings) -> dict:
     "The settings that a student depends on"
     names = ['training', 'apg', 'domain_randomization', 'flight_randomization',
-             'direct', 'student', 'validation', 'environment']
+             'real_drones', 'direct', 'student', 'validation', 'environment']
     return {k: settings.to_dict()[k] for k in names}
 
 def train_student(settings: Settings,  # with the seed of this student

@@ -44,7 +44,7 @@ def change_settings(settings: Settings, method='', updates=0, device='', seed=-1
 def sections(settings: Settings) -> dict:
     "The settings that a student depends on"
     names = ['training', 'apg', 'flight_randomization', 'distillation', 'student',
-             'validation', 'environment']
+             'real_drones', 'validation', 'environment']
     if settings.distillation.method == 'published': names.append('data_collection')
     return {k: settings.to_dict()[k] for k in names}
 

@@ -25,6 +25,7 @@ from .learn.direct import Direct
 from .learn.published import DataCollection
 from .learn.sac import SAC
 from .learn.student import FlightRandomization, Validation
+from .learn.traits import RealDrones
 from .sim.conditions import Evaluation
 
 # %% ../nbs/settings.ipynb #7cc8d855
@@ -89,6 +90,7 @@ class Settings:
     apg: APG = APG()
     domain_randomization: DomainRandomization = DomainRandomization()
     flight_randomization: FlightRandomization = FlightRandomization()
+    real_drones: RealDrones = RealDrones()
     distillation: Distillation = Distillation()
     direct: DirectStage = DirectStage()
     student: Student = Student()

@@ -80,7 +80,7 @@ def test_faults_of_the_sensors_are_made_anew(keyword):
 
 def test_a_new_fault_of_the_sensors_needs_an_entry_in_the_table(published, clean, monkeypatch):
     "Its random stream is its own, and what is shown with it may be late as well"
-    def biased(std, randoms):
+    def biased(std, randoms, dt):
         offset = np.float32([[r.normal(0, std)] for r in randoms(9)])
         return lambda seen: np.concatenate([seen[:, :15] + offset, seen[:, 15:]], 1)
     monkeypatch.setattr(sim_conditions, "SENSORS", {"bias": biased} | SENSORS)

@@ -24,9 +24,12 @@ engines = pytest.mark.parametrize("engine", [
     "torch", pytest.param("native", marks=needs_native)])
 
 
-def settings(engine="torch", flights=32, randomization=None, **changes):
+TRAITS = "plain uneven offset curve load drag filter clip away".split()
+
+
+def settings(engine="torch", flights=32, randomization=None, real=None, **changes):
     how = dict(num_updates=40, horizon=20, flights=flights, learning_rate=.01)
-    return load_config("default", flight_randomization=randomization or {}, apg=dict(engine=engine),
+    return load_config("default", flight_randomization=randomization or {}, real_drones=real or {}, apg=dict(engine=engine),
                        training=dict(seed=5), environment=dict(episode_steps=100),
                        direct=how | changes)
 
@@ -147,7 +150,8 @@ def two_engines(s, student, drones):
     s = load_config(s, **{"direct.reset_probability": 0., "apg.engine": "torch",
                           "flight_randomization.max_force_std": 0.,
                           "flight_randomization.max_gust_std": 0.,
-                          "flight_randomization.delay_share": 0.})
+                          "flight_randomization.delay_share": 0.}
+                    | {f"real_drones.{k}_share": 0. for k in TRAITS})
     theirs = training(s, student, drones)
     ours.settings, ours.how = s, s.direct
     ours.cumulative[:], theirs.flights.often = 1., torch.tensor([1.] + [0.] * 3)
@@ -168,8 +172,9 @@ def two_engines(s, student, drones):
 def test_both_engines_find_the_same_gradients(hidden, horizon, changes):
     student = student_of(hidden=hidden)
     with torch.no_grad(): student.gru.initial_hidden_state.normal_(std=.3)
-    late = CALM | dict(delay_share=.7)
-    s = settings("native", randomization=late, horizon=horizon, reset_probability=0., **changes)
+    late, real = CALM | dict(delay_share=.7), {f"{k}_share": .5 for k in TRAITS}
+    s = settings("native", randomization=late, real=real, horizon=horizon, reset_probability=0.,
+                 **changes)
     ours, theirs = two_engines(s, student, certain(DRONES))
     assert set(ours.flights()["delay"].flatten().tolist()) == {0., 1., 2.}
     (fast, costs, ends), (slow, wanted, ended) = ours.gradients(), theirs.gradients()
@@ -178,7 +183,7 @@ def test_both_engines_find_the_same_gradients(hidden, horizon, changes):
     for k, v in slow.items(): close(fast[k], v, 5e-3)
     moved, wanted = ours.flights(), theirs.flights.state_dict()
     assert torch.equal(moved["rows"], wanted["rows"])
-    for k in ("state", "hidden", "past", "steady", "gust", "age"): close(moved[k], wanted[k], 5e-3)
+    for k in ("state", "hidden", "past", "steady", "gust", "age", "traits", "seen"): close(moved[k], wanted[k], 5e-3)
 
 
 # ---- an update
@@ -216,7 +221,7 @@ def test_one_tumbling_block_cannot_drown_the_others(tumbling, share):
 def test_a_flight_that_overflows_costs_its_block_one_gradient(engine):
     run = training(settings(engine, reset_probability=0.))
     update(run)
-    place(run, 18, velocity=1e25)
+    place(run, 18, velocity=1e38)
     got, after = update(run), update(run)
     assert (got["lost_gradients"], after["lost_gradients"]) == (1, 0) and got["cost"] > 0
     assert all(torch.isfinite(p).all() for p in run.student().parameters())
@@ -305,17 +310,21 @@ def test_both_engines_draw_from_the_same_distributions():
     "Many flights that begin at every segment, after their first step"
     late = dict(delay_share=.3, max_force_std=.3, max_gust_std=.2, tilt_share=.5,
                 max_observation_noise=.02)
-    s = dict(flights=16384, randomization=late, horizon=1, reset_probability=1.)
+    real = {f"{k}_share": .6 for k in TRAITS} | dict(plain_share=.2)
+    s = dict(flights=16384, randomization=late, real=real, horizon=1, reset_probability=1.)
     drawn = []
     for engine in ("native", "torch"):
         run = training(settings(engine, **s))
         for _ in range(2): run.gradients()
         drawn.append(flights_of(run))
     ours, theirs = ({k: v.flatten(0, 1) for k, v in d.items()} for d in drawn)
-    for name in ("state", "steady", "gust", "phase", "frequency", "sigma"):
+    for name in ("state", "steady", "gust", "phase", "frequency", "sigma", "seen"):
         a, b = quantiles(ours[name]), quantiles(theirs[name])
         spread = (b[-1] - b[0]).clamp(min=1e-6)
         assert ((a - b).abs() / spread).max() < .05, name
+    a, b = (d["traits"].double() for d in (ours, theirs))
+    assert (abs(a.mean(0) - b.mean(0)) < .05 * a.std(0)).all()
+    assert torch.allclose(a.std(0), b.std(0), rtol=.06)
     shares = [(ours["delay"] == k).float().mean().item() for k in (0, 1, 2)]
     assert shares == pytest.approx([.7, .15, .15], abs=.01)
     often = sampling_probabilities(DRONES, settings().direct.hard_drone_share)

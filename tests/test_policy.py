@@ -333,6 +333,14 @@ def test_pretrained_says_when_there_is_none(tmp_path, monkeypatch):
     assert RaptorPolicy.pretrained().obs_dim == 22
 
 
+def test_older_students_are_loaded_by_name():
+    named, today = (p.state_dict() for p in (RaptorPolicy.pretrained("student"), RaptorPolicy.pretrained()))
+    assert all(torch.equal(v, today[k]) for k, v in named.items())
+    assert RaptorPolicy.pretrained("v1").obs_dim == 22
+    with pytest.raises(PolicyError, match="no pretrained student 'v9'; choose one of student, v1"):
+        RaptorPolicy.pretrained("v9")
+
+
 def test_a_failed_write_keeps_the_old_file(published, tmp_path):
     path = tmp_path / 'policy.h5'
     published.to_hdf5(path)

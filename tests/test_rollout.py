@@ -15,8 +15,8 @@ from raptor_nb.sim.rollout import evaluate, rollout
 
 pytest.importorskip("l2f", reason="needs the extra raptor-nb[sim]")
 SETTINGS = load_config()
-COLUMNS = ["drone", "policy", "flight", "return", "steps", "terminated", "steady_error", "mass",
-           "thrust_to_weight", "torque_to_inertia"]
+COLUMNS = ["drone", "policy", "flight", "return", "steps", "terminated", "steady_error",
+           "oscillation", "mass", "thrust_to_weight", "torque_to_inertia"]
 
 
 @pytest.fixture(scope="module")

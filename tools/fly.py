@@ -75,7 +75,8 @@ def training():
     draws = dict(noise=flown.max_observation_noise, delay_share=flown.delay_share,
                  force=flown.max_force_std, gust=flown.max_gust_std,
                  jumps=jump_probability(settings, how), tilt_share=flown.tilt_share,
-                 tilt=flown.max_tilt, resets=how.reset_probability, new_drones=1.)
+                 tilt=flown.max_tilt, resets=how.reset_probability,
+                 **vars(settings.real_drones))
     optimiser = SOAP | dict(rate=how.learning_rate, max_grad_norm=how.max_grad_norm,
                             max_block_norm=how.max_block_norm,
                             learn_h0=int(how.learn_initial_state))

@@ -1,4 +1,4 @@
-/* made by `make bundle`; sources sha256 e0b92323bcda0e7ca17df6f7499315f5b114a9f7813125fc27e024c5b3eb1ee3
+/* made by `make bundle`; sources sha256 191e8d0dd246c48fc353e5bda901c86a23cbecf8352ee52807ee3f2cd666fdd6
 
 Contains three.js:
 The MIT License

@@ -50,7 +50,7 @@ class CachedTraining:
 
 def _settings_that_matter(settings):
     sections = ('training', 'apg', 'distillation', 'student', 'validation',
-                'environment', 'flight_randomization')
+                'environment', 'flight_randomization', 'real_drones')
     return {k: settings.to_dict()[k] for k in sections}
 
 # %% ../../nbs/evaluation/ablation.ipynb #2619f459

@@ -69,7 +69,7 @@ class Unit:
 
 # %% ../../nbs/evaluation/budgets.ipynb #d25088af
 SECTIONS = ('training', 'apg', 'direct', 'student', 'environment',
-            'domain_randomization', 'flight_randomization')
+            'domain_randomization', 'flight_randomization', 'real_drones')
 
 def made_of(unit: Unit) -> dict:
     "What decides the weights of a unit and the meaning of its seconds"

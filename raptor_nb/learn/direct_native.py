@@ -8,6 +8,7 @@ __all__ = ['DirectTraining', 'DirectStep', 'TRAINED', 'NUMBERS', 'POOL', 'Flight
 
 # %% ../../nbs/learn/direct_native.ipynb #e51a46be
 import ctypes
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -26,7 +27,10 @@ _floats = lambda names: [(n, ctypes.c_float) for n in names.split()]
 class FlightDraws(ctypes.Structure):
     "`struct FlightDraws` of direct.cpp"
     _fields_ = _floats("noise delay_share force gust jumps tilt_share tilt resets "
-                       "new_drones")
+                       "plain_share uneven_share weakest spread offset_share "
+                       "max_offset curve_share load_share max_load max_sag "
+                       "drag_share max_drag filter_share max_filter "
+                       "clip_share away_share max_away")
 
 class SoapSettings(ctypes.Structure):
     "`struct SoapSettings` of soap.h"
@@ -130,6 +134,10 @@ class NativeTraining:
         self.policy.load_state_dict(unpack(self.parameters, self.policy.hidden_dim))
         return self.policy
 
+    def set_horizon(self, steps):
+        self.jumps *= steps / self.how.horizon
+        self.how = replace(self.how, horizon=steps)
+
 # %% ../../nbs/learn/direct_native.ipynb #706a14f8
 TRAINED = "table starts cumulative noise parameters pool costs ends norms".split()
 
@@ -158,7 +166,8 @@ def draws(self:NativeTraining) -> FlightDraws:
     f, how = self.settings.flight_randomization, self.how
     return FlightDraws(f.max_observation_noise, f.delay_share, f.max_force_std,
                        f.max_gust_std, self.jumps, f.tilt_share, f.max_tilt,
-                       how.reset_probability, 1.)
+                       how.reset_probability,
+                       *vars(self.settings.real_drones).values())
 
 # %% ../../nbs/learn/direct_native.ipynb #a4a9c6f4
 NUMBERS = "cost", "ended", "gradient_norm", "lost_gradients" # of an update
@@ -190,19 +199,18 @@ def gradients(self:NativeTraining):
 
 # %% ../../nbs/learn/direct_native.ipynb #6051c4bc
 POOL = dict(rows=1, flying=1, state=21, steady=3, gust=3, phase=3, frequency=1, age=1,
-            sigma=1, delay=1, past=36) # in the order of `struct Pool` in direct.cpp
+            sigma=1, delay=1, past=36, traits=19,
+            seen=3) # in the order of `struct Pool` in direct.cpp
 
 @patch
 def flights(self:NativeTraining) -> dict: # name -> (F, 1, ...)
-    "The flights in progress; forces as shares of the weight"
+    "The flights in progress"
     sizes = [*POOL.values(), self.pool.shape[1] - sum(POOL.values())]
     parts = self.pool.split(sizes, 1)
     flat = lambda x: x.mT.reshape(self.how.flights, 1, -1)
     out = {k: flat(x) for k, x in zip((*POOL, "hidden"), parts)}
     out["hidden"] = out["hidden"][..., :self.policy.hidden_dim]
     rows = out["rows"][..., 0].long()
-    newton = (self.table[:, 45:48].norm(dim=1) * self.table[:, 44])[rows[:, 0]]
-    for k in ("steady", "gust"): out[k] = out[k] / newton[:, None, None]
     for k in ("age", "sigma", "delay"): out[k] = out[k][..., 0]
     return out | dict(rows=rows, flying=out["flying"][..., 0] > 0)
 

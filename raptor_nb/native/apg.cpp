@@ -50,7 +50,7 @@ struct Segment {
             observe(d, s, force, t.obs, row.obs);
             actor_forward(actor, row.obs, row.h1, row.h2, row.action);
             State n = step_forward(d, s, row.action, acceleration, m);
-            total += cost_forward(d, t.cost, n, s.action);
+            total += cost_forward(d, t.cost, n, s.action, all(t.cost.velocity_barrier));
             I ended = terminated(d, n);
             std::memcpy(row.ended, &ended, sizeof ended);
             s = select(ended, reset_state, n);
@@ -69,7 +69,7 @@ struct Segment {
             State n = step_forward(d, before, row.action, acceleration, m);
             observe_backward(d, n, dobs, t.obs, ds);
             ds = select(ended, State{}, ds);  // nothing flows back through the start of another flight
-            cost_backward(d, t.cost, n, before.action, ds, dprevious);
+            cost_backward(d, t.cost, n, before.action, all(t.cost.velocity_barrier), ds, dprevious);
             V daction[4];
             for (int i = 0; i < 4; i++) daction[i] = ds.action[i];
             ds = step_backward(d, before, row.action, m, ds, daction);

@@ -21,7 +21,15 @@ struct FlightDraws {  // what happens to flights, and how they begin
     float jumps;             // probability, a segment
     float tilt_share, tilt;  // of starts, factor on their tilt
     float resets;            // probability of a new flight, a segment
-    float new_drones;        // probability that a new flight is flown by another drone
+    float plain_share;                    // of flights without any of what follows
+    float uneven_share, weakest, spread;  // flights with unequal rotors: one may lose up to so much of its thrust, all a little
+    float offset_share, max_offset;       // flights whose centre of gravity is off, up to so much of the arm, an axis
+    float curve_share;                    // flights whose thrust is more or less linear in the command
+    float load_share, max_load, max_sag;  // flights with payload (share of the mass) and sagging battery (share of the thrust)
+    float drag_share, max_drag;           // flights with linear drag, 1/s
+    float filter_share, max_filter;       // flights whose velocity is seen through a first-order filter, s
+    float clip_share;                     // flights whose errors are clipped as flight stacks do
+    float away_share, max_away;           // flights that begin further away, m
 };
 
 struct DirectTraining {
@@ -71,12 +79,18 @@ Student student_at(const float* p, int H) {  // in the order of StudentGradients
 }
 
 // ---------------------------------------------------------------- flights in progress
-struct Disturbance { V steady[3], gust[3], phase[3], frequency, age, sigma, delay; };  // N of steady, gust; Hz; s; m
+struct Disturbance { V steady[3], gust[3], phase[3], frequency, age, sigma, delay; };  // shares of the weight; Hz; s; m
+// what a real drone has: factors on thrust and lag of each rotor; offset of the centre of gravity in m; share of the thrust
+// that is linear in the command; factors on mass and all thrusts; drag in 1/s; share of the new velocity in what is seen;
+// limits of the errors shown, m and m/s; how much further from the target, m
+struct Traits { V thrust[4], lag[4], offset[3], linear, load, power, drag, follows, clip[2], away; };
 struct Pool {  // a block; row: of the table; flying: 0 before the first flight
     V row, flying;
     State state;
     Disturbance disturbance;
     V past[2][SENSED];
+    Traits traits;
+    V seen[3];     // velocity behind the filter
     V hidden[];  // (hidden)
 };
 constexpr int POOL = sizeof(Pool) / sizeof(V);
@@ -88,6 +102,46 @@ Drones gather(const float* table, V row) {
         const float* from = table + (size_t)row[l] * DRONE;
         for (int i = 0; i < DRONE; i++) to[i][l] = from[i];
     }
+    return d;
+}
+template <class T> T choose(I mask, const T& a, const T& b) {  // mask ? a : b, for structures of V
+    T out;
+    for (size_t i = 0; i < sizeof(T) / sizeof(V); i++) ((V*)&out)[i] = mask ? ((const V*)&a)[i] : ((const V*)&b)[i];
+    return out;
+}
+
+// ---------------------------------------------------------------- drones as they really are
+V arm_of(const Drones& d) {  // m, mean
+    V sum{};
+    for (int i = 0; i < 4; i++) sum += sqrt(square(d.torque_map[i]) + square(d.torque_map[4 + i]));
+    return .25f * sum;
+}
+V thrust_to_weight(const Drones& d) {
+    const V top[4] = {d.rotor_max, d.rotor_max, d.rotor_max, d.rotor_max};
+    V thrust[4], sum{};
+    thrust_of(d, top, thrust);
+    for (int i = 0; i < 4; i++) sum += thrust[i] * d.force_map[8 + i];
+    return sum / weight(d);
+}
+Drones with_traits(Drones d, const Traits& x) {
+    const V span = d.rotor_max - d.rotor_min;
+    for (int i = 0; i < 4; i++) {
+        V* c = d.curve + 3 * i;
+        const V low = c[0] + d.rotor_min * (c[1] + d.rotor_min * c[2]);
+        const V slope = (c[0] + d.rotor_max * (c[1] + d.rotor_max * c[2]) - low) / span;
+        const V curved = 1.f - x.linear, factor = x.thrust[i] * x.power;
+        c[0] = factor * (curved * c[0] + x.linear * (low - slope * d.rotor_min));
+        c[1] = factor * (curved * c[1] + x.linear * slope);
+        c[2] = factor * curved * c[2];
+        d.rising[i] *= x.lag[i];
+        d.falling[i] *= x.lag[i];
+        const V *o = x.offset, f[3] = {d.force_map[i], d.force_map[4 + i], d.force_map[8 + i]};
+        d.torque_map[i] -= o[1] * f[2] - o[2] * f[1];
+        d.torque_map[4 + i] -= o[2] * f[0] - o[0] * f[2];
+        d.torque_map[8 + i] -= o[0] * f[1] - o[1] * f[0];
+    }
+    d.mass *= x.load;
+    d.limits[0] = d.limits[0] + x.away;
     return d;
 }
 struct Start { V guidance, position, angle, velocity, rate, low, high; };
@@ -113,7 +167,7 @@ V draw_rows(const DirectTraining& t, Random& random) {
 }
 
 // as l2f draws them (sim.physics.sample_state), some with more tilt
-State draw_state(const Drones& d, const Start& s, const FlightDraws& how, Random& random) {
+State draw_state(const Drones& d, const Start& s, const Traits& traits, const FlightDraws& how, Random& random) {
     State n;
     const V free = random.uniform() >= s.guidance ? all(1.f) : V{};  // 0: at rest at the target
     V a[4];
@@ -131,7 +185,7 @@ State draw_state(const Drones& d, const Start& s, const FlightDraws& how, Random
         const V x = random.uniform(), y = random.uniform(), z = random.uniform();
         return V3{scale * (2.f * x - 1.f), scale * (2.f * y - 1.f), scale * (2.f * z - 1.f)};
     };
-    n.p = cube(s.position);
+    n.p = cube(s.position + traits.away);
     n.v = cube(s.velocity);
     n.omega = cube(s.rate);
     for (int i = 0; i < 4; i++) {
@@ -140,9 +194,9 @@ State draw_state(const Drones& d, const Start& s, const FlightDraws& how, Random
     }
     return n;
 }
-Disturbance draw_disturbance(const Drones& d, const FlightDraws& how, Random& random) {
+Disturbance draw_disturbance(const FlightDraws& how, Random& random) {
     Disturbance x{};
-    const V newton = weight(d), steady = how.force * random.uniform() * newton, gust = how.gust * random.uniform() * newton;
+    const V steady = how.force * random.uniform(), gust = how.gust * random.uniform();
     V a[6];
     for (int i = 0; i < 6; i += 2) random.normal(a[i], a[i + 1]);
     for (int i = 0; i < 3; i++) {
@@ -156,10 +210,58 @@ Disturbance draw_disturbance(const Drones& d, const FlightDraws& how, Random& ra
     x.delay = (late < how.delay_share ? all(1.f) : V{}) + (late < .5f * how.delay_share ? all(1.f) : V{});
     return x;
 }
-template <class T> T choose(I mask, const T& a, const T& b) {  // mask ? a : b, for structures of V
-    T out;
-    for (size_t i = 0; i < sizeof(T) / sizeof(V); i++) ((V*)&out)[i] = mask ? ((const V*)&a)[i] : ((const V*)&b)[i];
-    return out;
+constexpr float MARGIN = 1.2f;       // thrust of the weakest rotor over what hovering asks of it, at least
+constexpr float FREE = 1e6f;          // m, m/s: no limit
+constexpr float PACE = 1.25f;        // the velocity's barrier over the largest velocity that is shown
+constexpr float LOAD_CHANGES = .1f;  // share of segments with another payload and another battery
+void draw_load(const Drones& d, const FlightDraws& how, Random& random, Traits& x) {
+    const I loaded = random.uniform() < how.load_share;
+    const V load = 1.f + how.max_load * random.uniform(), power = 1.f - how.max_sag * random.uniform();
+    V weakest = min(min(x.thrust[0], x.thrust[1]), min(x.thrust[2], x.thrust[3]));
+    const V spare = thrust_to_weight(d) * weakest * (1.f / MARGIN);
+    x.power = loaded ? max(power, 1.f / max(spare, all(1.f))) : all(1.f);
+    x.load = loaded ? max(min(load, spare * x.power), all(1.f)) : all(1.f);
+}
+Traits no_traits() {
+    Traits x{};
+    for (int i = 0; i < 4; i++) x.thrust[i] = x.lag[i] = all(1.f);
+    x.load = x.power = x.follows = all(1.f);
+    x.clip[0] = x.clip[1] = all(FREE);
+    return x;
+}
+Traits draw_traits(const Drones& d, const FlightDraws& how, Random& random) {
+    Traits x{};
+    const I uneven = random.uniform() < how.uneven_share, off = random.uniform() < how.offset_share;
+    const I which = __builtin_convertvector(4.f * random.uniform(), I);
+    const V tw = thrust_to_weight(d);
+    for (int i = 0; i < 4; i++) {
+        const V loss = how.spread * random.uniform() + (which == i ? how.weakest * random.uniform() : V{});
+        x.thrust[i] = uneven ? max(1.f - loss, min(MARGIN / tw, all(1.f))) : all(1.f);
+        x.lag[i] = uneven ? exp(.4f * (random.uniform() - .5f)) : all(1.f);
+    }
+    const V bent = 1.3f * random.uniform() - .3f;
+    x.linear = random.uniform() < how.curve_share ? bent : V{};
+    draw_load(d, how, random, x);
+    const V arm = arm_of(d), weakest = min(min(x.thrust[0], x.thrust[1]), min(x.thrust[2], x.thrust[3]));
+    V asked{};
+    for (int i = 0; i < 3; i++) {
+        const V share = how.max_offset * (2.f * random.uniform() - 1.f);
+        x.offset[i] = off ? share * arm : V{};
+        if (i < 2) asked += off ? 1.41421356f * abs(share) : V{};
+    }
+    const V spare = max(tw * weakest * x.power / (MARGIN * x.load) - 1.f, V{});
+    const V kept = asked > spare ? spare / max(asked, all(1e-6f)) : all(1.f);
+    for (int i = 0; i < 2; i++) x.offset[i] *= kept;
+    const V drag = how.max_drag * random.uniform();
+    x.drag = random.uniform() < how.drag_share ? drag : V{};
+    const V late = how.max_filter * square(random.uniform());
+    x.follows = random.uniform() < how.filter_share ? 1.f - exp(-d.dt / max(late, all(1e-4f))) : all(1.f);
+    const I clips = random.uniform() < how.clip_share, wide = random.uniform() < .3f;
+    x.clip[0] = clips ? (wide ? all(.6f) : all(.5f)) : all(FREE);
+    x.clip[1] = clips ? (wide ? all(2.f) : all(1.f)) : all(FREE);
+    const V away = how.max_away * random.uniform();
+    x.away = random.uniform() < how.away_share ? away : V{};
+    return choose(random.uniform() < how.plain_share, no_traits(), x);
 }
 
 // Which flights begin, and how; -> where a flight that ends within the segment begins again
@@ -170,29 +272,34 @@ State begin_segment(const DirectTraining& t, Pool& f, Drones& d, I& begins, Rand
     const V chance = random.uniform();
     begins = (chance < how.resets) | (f.flying == 0) | ~finite;
     const I jumps = (chance > 1.f - how.jumps) & ~begins;
-    const I changes = begins & ((random.uniform() < how.new_drones) | (f.flying == 0));
     const V drawn = draw_rows(t, random);
-    f.row = changes ? drawn : f.row;
+    f.row = begins ? drawn : f.row;
     f.flying = all(1.f);
     d = gather(t.table, f.row);
+    const I loads = (random.uniform() < (how.load_share > 0 ? LOAD_CHANGES : 0.f)) & ~begins;
+    f.traits = choose(begins, draw_traits(d, how, random), f.traits);
+    Traits loaded = f.traits;
+    draw_load(d, how, random, loaded);
+    f.traits = choose(loads, loaded, f.traits);
+    d = with_traits(d, f.traits);
     const Start start = gather_start(t.starts, f.row);
-    const State fresh = draw_state(d, start, how, random), again = draw_state(d, start, how, random);
+    const State fresh = draw_state(d, start, f.traits, how, random), again = draw_state(d, start, f.traits, how, random);
     State jumped = fresh;
     for (int i = 0; i < 4; i++) {
         jumped.rotor[i] = f.state.rotor[i];
         jumped.action[i] = f.state.action[i];
     }
     f.state = choose(begins, fresh, choose(jumps, jumped, f.state));
-    f.disturbance = choose(begins, draw_disturbance(d, how, random), f.disturbance);
+    f.disturbance = choose(begins, draw_disturbance(how, random), f.disturbance);
     return again;
 }
-void force_at(const Disturbance& x, float later, V* force) {  // N, some s later
+void force_at(const Disturbance& x, V newton, float later, V* force) {  // N, some s later; newton: the weight
     for (int i = 0; i < 3; i++) {
         V turn = x.frequency * (x.age + later) + x.phase[i];
         turn = turn - __builtin_convertvector(__builtin_convertvector(turn + .5f, I), V);  // within +-.5
         V fold = 6.2831853f * turn;
         fold = abs(fold) > 1.57079633f ? (fold > 0 ? 3.14159265f - fold : -3.14159265f - fold) : fold;
-        force[i] = x.steady[i] + x.gust[i] * Random::sine(fold);
+        force[i] = newton * (x.steady[i] + x.gust[i] * Random::sine(fold));
     }
 }
 
@@ -220,6 +327,8 @@ struct Flight {  // a block
     const Student student;
     V* tape;  // (T, Kept::size)
     Sensors sensors;
+    const Traits& traits;
+    V* seen;  // (3) velocity behind the filter
     State s, reset_state;
     const V* hidden;  // (hidden) after the last step
     I began;
@@ -235,20 +344,33 @@ struct Flight {  // a block
     }
     Kept at(int k) const { return Kept::at(tape, k, t.hidden); }
 
+    // whoever cannot see how fast it flies has to fly slowly
+    V pace() const { return min(PACE * traits.clip[1], t.cost.velocity_barrier); }
     void step(int k, const Disturbance& disturbance, Random& random) {
         const Kept row = at(k);
         V force[3];
-        force_at(disturbance, k * .01f, force);
+        force_at(disturbance, weight(d), k * .01f, force);
         *row.state = s;
         *row.began = began;
         if (any(began) || k == 0)
             for (int i = 0; i < t.hidden; i++) row.before[i] = began ? all(student.h0[i]) : hidden[i];
-        observe(d, s, force, STUDENT_OBS, row.obs);
-        sensors.read(row.obs, began, random, row.obs);
+        V obs[STUDENT_OBS];
+        observe(d, s, force, STUDENT_OBS, obs);
+        for (int i = 0; i < 3; i++) {
+            seen[i] = began ? obs[12 + i] : seen[i] + traits.follows * (obs[12 + i] - seen[i]);
+            obs[12 + i] = seen[i];
+            force[i] -= traits.drag * d.mass * (&s.v.x)[i];
+        }
+        sensors.read(obs, began, random, row.obs);
+        for (int i = SENSED; i < STUDENT_OBS; i++) row.obs[i] = obs[i];
+        for (int i = 0; i < 3; i++) {
+            row.obs[i] = max(min(row.obs[i], traits.clip[0]), -traits.clip[0]);
+            row.obs[12 + i] = max(min(row.obs[12 + i], traits.clip[1]), -traits.clip[1]);
+        }
         student_forward(student, row.obs, hidden_before(k, began), row.gru, row.action);
         hidden = row.gru.h;
         const State n = step_forward(d, s, row.action, acceleration_of(d, force), *row.step);
-        V cost = cost_forward(d, t.cost, n, s.action);
+        V cost = cost_forward(d, t.cost, n, s.action, pace());
         for (int i = 0; i < 4; i++) cost += t.cost.excess * square(relu(abs(row.action[i]) - 1.f));
         total += cost;
         began = terminated(d, n) | ~is_finite(cost);
@@ -260,26 +382,37 @@ struct Flight {  // a block
         State ds{};
         SensorsBackward late;
         I ended = began;
-        V dprevious[4], dreport[STUDENT_OBS], dobs[STUDENT_OBS];
+        V dprevious[4], dreport[STUDENT_OBS], dobs[STUDENT_OBS], dseen[3] = {};
         for (int k = t.steps - 1; k >= 0; k--) {
             const Kept row = at(k);
             const State &before = *row.state, &n = state_after(k, ended);
             const I started = *row.began;
             if (any(ended)) ds = select(ended, State{}, ds);
-            cost_backward(d, t.cost, n, before.action, ds, dprevious);
+            cost_backward(d, t.cost, n, before.action, pace(), ds, dprevious);
             V daction[4];
             for (int i = 0; i < 4; i++) {
                 V x = t.cost.excess * 2.f * relu(abs(row.action[i]) - 1.f);
                 daction[i] = ds.action[i] + (row.action[i] < 0 ? -x : x);
             }
+            const V3 dacceleration = d.dt * ds.v + (.5f * d.dt * d.dt) * ds.p;
             ds = step_backward(d, before, row.action, *row.step, ds, daction);
+            ds.v = ds.v - traits.drag * dacceleration;
             for (int i = 0; i < 4; i++) ds.action[i] = dprevious[i];
             g.flight_ended(ended);
             g.backward(student, row.gru, hidden_before(k, started), row.obs, daction);
             g.flight_began(started);
             g.dobs(student, dreport);
+            for (int i = 0; i < 3; i++) {
+                dreport[i] = abs(row.obs[i]) < traits.clip[0] ? dreport[i] : V{};
+                dreport[12 + i] = abs(row.obs[12 + i]) < traits.clip[1] ? dreport[12 + i] : V{};
+            }
             late.step(sensors.delay, started, dreport, dobs);
             for (int i = SENSED; i < STUDENT_OBS; i++) dobs[i] = dreport[i];
+            for (int i = 0; i < 3; i++) {
+                const V asked = dobs[12 + i] + dseen[i];
+                dobs[12 + i] = started ? asked : traits.follows * asked;
+                dseen[i] = started ? V{} : asked - dobs[12 + i];
+            }
             observe_backward(d, before, dobs, STUDENT_OBS, ds);
             ended = started;
         }
@@ -313,7 +446,7 @@ void segment_of(const DirectTraining& t, int block) {
     I begins;
     const State again = begin_segment(t, pool, d, begins, random);
     Flight f{t, d, student_at(t.parameters, H), scratch.take(tape),
-             {{}, pool.disturbance.delay, pool.disturbance.sigma, t.noise}, pool.state, again, pool.hidden, begins, {}, {}};
+             {{}, pool.disturbance.delay, pool.disturbance.sigma, t.noise}, pool.traits, pool.seen, pool.state, again, pool.hidden, begins, {}, {}};
     std::memcpy(f.sensors.past, pool.past, sizeof pool.past);
     float* gradient = t.gradients + block * P;
     StudentGradients g(H, gradient, scratch);
@@ -328,6 +461,7 @@ void segment_of(const DirectTraining& t, int block) {
     V obs[STUDENT_OBS];
     observe(d, f.s, nullptr, STUDENT_OBS, obs);
     f.sensors.begin(f.began, obs);
+    for (int i = 0; i < 3; i++) pool.seen[i] = f.began ? obs[12 + i] : pool.seen[i];
     pool.state = f.s;
     pool.disturbance.age += T * .01f;
     for (int i = 0; i < H; i++) pool.hidden[i] = f.began ? all(f.student.h0[i]) : f.hidden[i];

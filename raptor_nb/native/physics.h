@@ -323,8 +323,8 @@ constexpr float CHANGE_ROUNDING = 1e-4f;      // .01^2: rounds the kink at no ch
 constexpr float POSITION_BARRIER = 4.f;       // times the others: it has but a quarter of the limit to grow in
 
 template <class F> inline V beyond(V x, F limit, float share) { return relu(abs(x) * (1.f / limit) - share); }
-template <class F> inline V beyond_squared_backward(V x, F limit, float share, float scale) {
-    V e = beyond(x, limit, share) * (2.f * scale / limit);
+template <class F, class S> inline V beyond_squared_backward(V x, F limit, S share, float scale) {
+    V e = relu(abs(x) * (1.f / limit) - share) * (2.f * scale / limit);
     return x < 0 ? -e : e;
 }
 inline V action_change(const State& s, const V* previous) {  // rounded norm
@@ -332,21 +332,24 @@ inline V action_change(const State& s, const V* previous) {  // rounded norm
     for (int i = 0; i < 4; i++) squares += square(s.action[i] - previous[i]);
     return sqrt(squares + CHANGE_ROUNDING);
 }
-template <class F> inline V cost_forward(const DroneOf<F>& d, const Cost& c, const State& s, const V* previous) {
+// pace: m/s, where the velocity's barrier begins
+template <class F>
+inline V cost_forward(const DroneOf<F>& d, const Cost& c, const State& s, const V* previous, V pace) {
     V angle = 2.f * acos(1.f - sqrt(s.q.z * s.q.z + ORIENTATION_ROUNDING));
     V change = action_change(s, previous);
     V barriers{};
     const V *p = &s.p.x, *v = &s.v.x, *omega = &s.omega.x;
     for (int i = 0; i < 3; i++)
         barriers += POSITION_BARRIER * square(beyond(p[i], d.limits[0], c.position_barrier))
-               + square(beyond(v[i], 1.f, c.velocity_barrier))
+               + square(relu(abs(v[i]) - pace))
                + square(beyond(omega[i], c.rate_barrier, 1.f));
     V away = sqrt(dot(s.p, s.p) + c.huber_delta * c.huber_delta);
     return away + c.precision * away / (away + PRECISION_RANGE) + ORIENTATION_WEIGHT * angle + change
          + c.damping * dot(s.omega, s.omega) + c.barrier * barriers;
 }
-template <class F> inline void cost_backward(const DroneOf<F>& d, const Cost& c, const State& s, const V* previous, State& ds,  // adds to ds
-                          V* dprevious) {
+template <class F>
+inline void cost_backward(const DroneOf<F>& d, const Cost& c, const State& s, const V* previous, V pace, State& ds,
+                          V* dprevious) {  // adds to ds
     V away = sqrt(dot(s.p, s.p) + c.huber_delta * c.huber_delta);
     ds.p = ds.p + ((1.f + c.precision * PRECISION_RANGE / square(away + PRECISION_RANGE)) / away) * s.p;
     V u = sqrt(s.q.z * s.q.z + ORIENTATION_ROUNDING);
@@ -362,7 +365,7 @@ template <class F> inline void cost_backward(const DroneOf<F>& d, const Cost& c,
     V *dp = &ds.p.x, *dv = &ds.v.x, *domega = &ds.omega.x;
     for (int i = 0; i < 3; i++) {
         dp[i] += beyond_squared_backward(p[i], d.limits[0], c.position_barrier, POSITION_BARRIER * c.barrier);
-        dv[i] += beyond_squared_backward(v[i], 1.f, c.velocity_barrier, c.barrier);
+        dv[i] += beyond_squared_backward(v[i], 1.f, pace, c.barrier);
         domega[i] += beyond_squared_backward(omega[i], c.rate_barrier, 1.f, c.barrier);
     }
 }

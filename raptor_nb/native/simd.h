@@ -21,8 +21,10 @@ inline void store(float* p, V x) { std::memcpy(p, &x, sizeof x); }
 inline V abs(V x) { return x < 0 ? -x : x; }
 inline V max(V x, float y) { return x > y ? x : all(y); }
 inline V min(V x, float y) { return x < y ? x : all(y); }
+inline V max(V x, V y) { return x > y ? x : y; }
+inline V min(V x, V y) { return x < y ? x : y; }
 inline V clamp(V x, float low, float high) { return min(max(x, low), high); }
-inline V clamp(V x, V low, V high) { x = x > low ? x : low; return x < high ? x : high; }
+inline V clamp(V x, V low, V high) { return min(max(x, low), high); }
 inline V relu(V x) { return max(x, 0.f); }
 inline V square(V x) { return x * x; }
 inline I true_everywhere() { return V{} == V{}; }

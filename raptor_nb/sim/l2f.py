@@ -153,6 +153,11 @@ def make_states(self: _Block):
     self.now, self.next = self.v.VectorState(), self.v.VectorState()
     self.views, self.next_views = (_views(s, self.lanes) for s in (self.now, self.next))
     self.rngs, self.noises = self.rng.rngs, self.noise.rngs
+    self.make_parts()
+
+@patch
+def make_parts(self: _Block):
+    "What l2f's functions of a single lane take"
     devices, envs = [self.device] * self.lanes, self.env.environments
     parts = lambda s: list(zip(devices, envs, self.parameters.parameters, s.states))
     self.parts, self.next_parts = parts(self.now), parts(self.next)
@@ -302,10 +307,13 @@ class Simulator:
                        for i in starts]
         self.spans = [slice(i, i + b.lanes) for i, b in zip(starts, self.blocks)]
         self.noisy = any(_is_noisy(d) for d in {id(d): d for d in self.drones}.values())
+        self._read_limits()
+        self._allocate(sum(b.lanes for b in self.blocks))
+
+    def _read_limits(self):
         limits = [d.dynamics.action_limit for d in self.drones]
         self.limits = [np.float32([[getattr(x, k)] for x in limits])
                        for k in ('min', 'max')] # (n, 1) each
-        self._allocate(sum(b.lanes for b in self.blocks))
 
     def _allocate(self, lanes):
         self._action = np.zeros((lanes, 4), np.float32)
@@ -424,6 +432,10 @@ def _read(self: Simulator, name): # -> (n, width)
 def position(self: Simulator): return self._read('position') # (n, 3) m, world frame
 
 @patch
+def linear_velocity(self: Simulator): # -> (n, 3) m/s, world frame
+    return self._read('linear_velocity')
+
+@patch
 def rotor_speeds(self: Simulator): # -> (n, 4) in units of the drone's action_limit
     return self._read('rotor_speed')
 
@@ -481,6 +493,23 @@ def snapshot(self: Simulator): # what `restore` takes
 def restore(self: Simulator, snapshot):
     "Put the states of a `snapshot` back"
     for b, s in zip(self.blocks, snapshot, strict=True): b.now.assign(s)
+
+# %% ../../nbs/sim/l2f.ipynb #661d48dc
+@patch
+def set_drones(self: Simulator,
+               drones, # list of n Drones
+              ):
+    "Other drones in the same lanes, in the same states. Raises FlightError"
+    drones = _check_drones(drones)
+    if len(drones) != self.n:
+        raise FlightError(f"there are {len(drones)} drones for {self.n} lanes; "
+                          "there must be one each")
+    self.drones, texts = drones, {}
+    for i, b in zip(range(0, self.n, self.block_size), self.blocks):
+        b.set_drones(drones[i:i + self.block_size], texts)
+        b.make_parts()
+    self.noisy = any(_is_noisy(d) for d in {id(d): d for d in drones}.values())
+    self._read_limits()
 
 # %% ../../nbs/sim/l2f.ipynb #a47376a9
 def tilt_angle(orientation, # (..., 4) quaternion w, x, y, z
