@@ -263,7 +263,7 @@ def test_pickle_is_recognised(text, found): assert len(list(loads_pickle(ast.par
 def test_no_pickle(module): assert not list(loads_pickle(tree(module)))
 
 
-BINARY = {".png", ".webp", ".safetensors", ".h5", ".parquet", ".onnx", ".tflite"}
+BINARY = {".png", ".webp", ".safetensors", ".h5", ".parquet", ".onnx", ".tflite", ".tar"}
 
 
 def test_no_places_of_one_machine():

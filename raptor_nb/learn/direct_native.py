@@ -27,10 +27,10 @@ _floats = lambda names: [(n, ctypes.c_float) for n in names.split()]
 class FlightDraws(ctypes.Structure):
     "`struct FlightDraws` of direct.cpp"
     _fields_ = _floats("noise delay_share force gust jumps tilt_share tilt resets "
-                       "uneven_share weakest spread offset_share max_offset "
-                       "curve_share load_share max_load max_sag drag_share "
-                       "max_drag filter_share max_filter clip_share away_share "
-                       "max_away")
+                       "plain_share uneven_share weakest spread offset_share "
+                       "max_offset curve_share load_share max_load max_sag "
+                       "drag_share max_drag filter_share max_filter "
+                       "clip_share away_share max_away")
 
 class SoapSettings(ctypes.Structure):
     "`struct SoapSettings` of soap.h"

@@ -15,10 +15,11 @@ from torch import Tensor
 from ..core.config import NonNegative, Share, section
 from ..sim.physics import DroneParams, weight
 
-# %% ../../nbs/learn/traits.ipynb #d1af85d3
+# %% ../../nbs/learn/traits.ipynb #9420ec42
 @section
 class RealDrones:
     "What real drones have and the sampled fleet has not; each flight draws its own"
+    plain_share: Share = 0.        # of flights without any of what follows
     uneven_share: Share = 0.       # of flights whose rotors are unequal
     weakest: Share = 0.4           # largest loss of thrust of one rotor ...
     spread: Share = 0.05           # ... and of each
@@ -123,7 +124,7 @@ def _offset(params, how, traits, rand): # -> (F, 3) m
     kept = (spare.clamp(min=0) / asked.clamp(min=1e-6)).clamp(max=1)
     return arm_length(params) * torch.cat([kept * off[:, :2], off[:, 2:]], 1)
 
-# %% ../../nbs/learn/traits.ipynb #4f1f9b2e
+# %% ../../nbs/learn/traits.ipynb #d6ce5f60
 CLIPS = (.5, 1.), (.6, 2.) # m, m/s
 
 def draw_traits(params: DroneParams, # of F drones
@@ -134,19 +135,22 @@ def draw_traits(params: DroneParams, # of F drones
     like = dict(generator=generator, device=params.like.device)
     rand = lambda k: torch.rand(params.size, k, **like)
     thrust, lag = _unequal(params, how, rand)
-    out = no_traits(params.size, params.like.device)._replace(thrust=thrust, lag=lag)
+    plain = no_traits(params.size, params.like.device)
+    out = plain._replace(thrust=thrust, lag=lag)
     out = draw_load(params, how, out, rand)
     has = lambda share: rand(1) < share
     late = (how.max_filter * rand(1)**2).clamp(min=1e-4)
     follows = 1 - torch.exp(-params.dt / late)
     clips = torch.tensor(CLIPS).to(thrust)[(rand(1) < .3).long()[:, 0]]
-    return out._replace(
+    out = out._replace(
         offset=_offset(params, how, out, rand),
         linear=has(how.curve_share) * (1.3 * rand(1) - .3),
         drag=has(how.drag_share) * how.max_drag * rand(1),
         follows=torch.where(has(how.filter_share), follows, 1.),
         clip=torch.where(has(how.clip_share), clips, FREE),
         away=has(how.away_share) * how.max_away * rand(1))
+    without = has(how.plain_share)
+    return Traits(*(torch.where(without, a, b) for a, b in zip(plain, out)))
 
 # %% ../../nbs/learn/traits.ipynb #664ffb39
 def _curve(params, traits): # -> (F, 1, 4, 3)

@@ -21,6 +21,7 @@ struct FlightDraws {  // what happens to flights, and how they begin
     float jumps;             // probability, a segment
     float tilt_share, tilt;  // of starts, factor on their tilt
     float resets;            // probability of a new flight, a segment
+    float plain_share;                    // of flights without any of what follows
     float uneven_share, weakest, spread;  // flights with unequal rotors: one may lose up to so much of its thrust, all a little
     float offset_share, max_offset;       // flights whose centre of gravity is off, up to so much of the arm, an axis
     float curve_share;                    // flights whose thrust is more or less linear in the command
@@ -103,6 +104,12 @@ Drones gather(const float* table, V row) {
     }
     return d;
 }
+template <class T> T choose(I mask, const T& a, const T& b) {  // mask ? a : b, for structures of V
+    T out;
+    for (size_t i = 0; i < sizeof(T) / sizeof(V); i++) ((V*)&out)[i] = mask ? ((const V*)&a)[i] : ((const V*)&b)[i];
+    return out;
+}
+
 // ---------------------------------------------------------------- drones as they really are
 V arm_of(const Drones& d) {  // m, mean
     V sum{};
@@ -204,6 +211,7 @@ Disturbance draw_disturbance(const FlightDraws& how, Random& random) {
     return x;
 }
 constexpr float MARGIN = 1.2f;       // thrust of the weakest rotor over what hovering asks of it, at least
+constexpr float FREE = 1e6f;          // m, m/s: no limit
 constexpr float PACE = 1.25f;        // the velocity's barrier over the largest velocity that is shown
 constexpr float LOAD_CHANGES = .1f;  // share of segments with another payload and another battery
 void draw_load(const Drones& d, const FlightDraws& how, Random& random, Traits& x) {
@@ -213,6 +221,13 @@ void draw_load(const Drones& d, const FlightDraws& how, Random& random, Traits& 
     const V spare = thrust_to_weight(d) * weakest * (1.f / MARGIN);
     x.power = loaded ? max(power, 1.f / max(spare, all(1.f))) : all(1.f);
     x.load = loaded ? max(min(load, spare * x.power), all(1.f)) : all(1.f);
+}
+Traits no_traits() {
+    Traits x{};
+    for (int i = 0; i < 4; i++) x.thrust[i] = x.lag[i] = all(1.f);
+    x.load = x.power = x.follows = all(1.f);
+    x.clip[0] = x.clip[1] = all(FREE);
+    return x;
 }
 Traits draw_traits(const Drones& d, const FlightDraws& how, Random& random) {
     Traits x{};
@@ -242,16 +257,11 @@ Traits draw_traits(const Drones& d, const FlightDraws& how, Random& random) {
     const V late = how.max_filter * square(random.uniform());
     x.follows = random.uniform() < how.filter_share ? 1.f - exp(-d.dt / max(late, all(1e-4f))) : all(1.f);
     const I clips = random.uniform() < how.clip_share, wide = random.uniform() < .3f;
-    x.clip[0] = clips ? (wide ? all(.6f) : all(.5f)) : all(1e6f);
-    x.clip[1] = clips ? (wide ? all(2.f) : all(1.f)) : all(1e6f);
+    x.clip[0] = clips ? (wide ? all(.6f) : all(.5f)) : all(FREE);
+    x.clip[1] = clips ? (wide ? all(2.f) : all(1.f)) : all(FREE);
     const V away = how.max_away * random.uniform();
     x.away = random.uniform() < how.away_share ? away : V{};
-    return x;
-}
-template <class T> T choose(I mask, const T& a, const T& b) {  // mask ? a : b, for structures of V
-    T out;
-    for (size_t i = 0; i < sizeof(T) / sizeof(V); i++) ((V*)&out)[i] = mask ? ((const V*)&a)[i] : ((const V*)&b)[i];
-    return out;
+    return choose(random.uniform() < how.plain_share, no_traits(), x);
 }
 
 // Which flights begin, and how; -> where a flight that ends within the segment begins again
