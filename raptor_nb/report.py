@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TRAINING', 'OTHER_ROAD', 'SHIPPED', 'cost_rows', 'fleet_size', 'checks_sentence', 'road_sentence', 'table_number',
            'better_text', 'templates', 'checks_table', 'versions_text', 'facts_line', 'report_page', 'copy_pictures',
-           'publish', 'model_card', 'ship']
+           'publish', 'model_card', 'shipped_files', 'ship']
 
 # %% ../nbs/report.ipynb #49f47a42
 import functools
@@ -21,7 +21,8 @@ from .core.records import versions
 from .core.tracking import headline_of
 from .drones import load_fleet
 from .evaluation.acceptance import check, report_sentence
-from .targets.registry import FILES
+from .policy import RaptorPolicy
+from .targets.registry import FILES, TARGETS, targets_for
 
 # %% ../nbs/report.ipynb #19f75c40
 def cost_rows(runs,   # list of StageRun
@@ -184,18 +185,27 @@ def model_card(manifest, # of the student, dict
 # %% ../nbs/report.ipynb #ffba03ac
 SHIPPED = 'student.safetensors', *FILES, 'student.safetensors.manifest.json'
 
+def shipped_files(student): # path of student.safetensors -> tuple of names
+    "Those of `SHIPPED` that there are for its size. Raises PolicyError"
+    fitting = targets_for(RaptorPolicy.load(student))
+    others = {t.file for t in TARGETS.values() if t.name not in fitting}
+    return tuple(name for name in SHIPPED if name not in others)
+
 def ship(output, # folder of the run
          folder, # gets the weights
          rows,   # of verdict.json
         ):
     "Copies the student's files and writes their card. Raises FileNotFoundError"
     output, folder = Path(output), Path(folder)
-    missing = [output/name for name in SHIPPED if not (output/name).is_file()]
+    student = output/SHIPPED[0]
+    names = shipped_files(student) if student.is_file() else SHIPPED
+    missing = [output/name for name in names if not (output/name).is_file()]
     if missing: raise FileNotFoundError(f"there is no '{missing[0]}' to ship; "
                                         "run the pipeline first")
-    card = model_card(load_json(manifest_path(output/SHIPPED[0])), rows)
-    for old in folder.glob('student*.tflite'): old.unlink() # of another student
-    for name in SHIPPED:
+    card = model_card(load_json(manifest_path(student)), rows)
+    for end in ('tflite', 'tar'): # of another student
+        for old in folder.glob(f'student*.{end}'): old.unlink()
+    for name in names:
         with atomic(folder/name) as tmp: shutil.copyfile(output/name, tmp)
     with atomic(folder/'README.md') as tmp: tmp.write_text(card, encoding='utf-8')
     say(f"the student is in '{folder}'")

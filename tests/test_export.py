@@ -51,7 +51,10 @@ def test_500_recurrent_steps_are_equal(files, policy, target):
     assert metrics["largest_difference"] <= 1e-5
 
 
-@pytest.mark.parametrize("seed, target", list(enumerate(DEFAULT.split(","))))
+ANY_SIZE = [name for name in DEFAULT.split(",") if TARGETS[name].fits is None]
+
+
+@pytest.mark.parametrize("seed, target", list(enumerate(ANY_SIZE)))
 def test_other_sizes(tmp_path, seed, target):
     torch.manual_seed(seed)
     policy = RaptorPolicy(obs_dim=26, hidden_dim=8 + seed, action_dim=4)
@@ -332,7 +335,7 @@ ODD = {"student": {"input_layer.linear.weight": torch.zeros(2, 3)}}   # another 
             "nbs/03_direct.ipynb", "missing-student", FileNotFoundError),
     *(refused(lambda d, p, s=s: load_policy(_file(d, f"p{s}", b"x")), "is exported already",
               f"export-of-an-export-{s[1:]}", PolicyError)
-      for s in OPENERS if s not in (".h5", ".hdf5")),
+      for s in OPENERS if s not in (".h5", ".hdf5", ".tar")),
     refused(lambda d, p: load_policy(_file(d, "p.safetensors", b"\0" * 30)), "p.safetensors",
             "student-corrupt", PolicyError),
     refused(lambda d, p: load_policy(_file(d, "p.h5", b"\x89HDF" + b"\0" * 30)),

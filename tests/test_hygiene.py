@@ -152,7 +152,7 @@ def test_imports_are_in_cells_of_their_own(notebook):
 
 
 TAGGED = ["03_direct", "03_pretrain", "04_distill", "05_export", "06_evaluate", "08_understand",
-          "10_proof", "12_direct"]
+          "10_proof", "12_direct", "13_transfer", "16_real"]
 
 
 @pytest.mark.parametrize("stage", TAGGED)
@@ -263,7 +263,7 @@ def test_pickle_is_recognised(text, found): assert len(list(loads_pickle(ast.par
 def test_no_pickle(module): assert not list(loads_pickle(tree(module)))
 
 
-BINARY = {".png", ".webp", ".safetensors", ".h5", ".parquet", ".onnx", ".tflite"}
+BINARY = {".png", ".webp", ".safetensors", ".h5", ".parquet", ".onnx", ".tflite", ".tar"}
 
 
 def test_no_places_of_one_machine():

@@ -37,7 +37,8 @@ def wheel(tmp_path_factory):
     return next(folder.glob("raptor_nb-*.whl"))
 
 
-NEEDED = {"weights/student.safetensors", "registry/crazyflie.json", "configs/default.yaml",
+NEEDED = {"weights/student.safetensors", "weights/student.px4.tar", "registry/crazyflie.json",
+          "configs/default.yaml",
           "native/student.cpp", "native/simd.h", "templates/report.html.jinja"}
 
 

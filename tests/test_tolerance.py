@@ -12,7 +12,7 @@ from raptor_nb.targets.tolerance import changed_copies, comparable, example, fly
 
 pytest.importorskip("onnx", reason="needs the extra raptor-nb[export]")
 pytest.importorskip("onnxruntime", reason="needs the extra raptor-nb[export]")
-FILES = "h5", "onnx", "sequence", "json", "c"
+FILES = "h5", "onnx", "sequence", "json", "c", "px4"
 
 
 def fed_back(factor):

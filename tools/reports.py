@@ -8,8 +8,9 @@ from pathlib import Path
 
 from raptor_nb.core.config import suggest
 from raptor_nb.core.records import atomic, load_json
+from raptor_nb.policy import RaptorPolicy
 from raptor_nb.report import ship
-from raptor_nb.targets.registry import TARGETS
+from raptor_nb.targets.registry import TARGETS, targets_for
 
 ROOT, WEIGHTS = Path(__file__).resolve().parents[1], Path("raptor_nb/weights")
 REPORTS = {
@@ -21,7 +22,7 @@ REPORTS = {
     "sac": "runs/sac/report",
     "direct": "runs/direct/report_direct",
 }
-EXPORTED = [target.file for target in TARGETS.values()]
+EXPORTED = [TARGETS[name].file for name in targets_for(RaptorPolicy.pretrained(), "all")]
 
 
 class NotFinished(Exception):

@@ -34,6 +34,8 @@ class Target:
     open: Callable           # takes a path, gives what has `reset` and `evaluate_step`
     by_default: bool = True  # whether it is written unless others are named
     route: Callable = None   # takes the route asked for, gives the one that is taken
+    beside: tuple = ()       # (name, text) of files for any policy, written next to it
+    fits: Callable = None    # whether a RaptorPolicy can be written; None: any can
 
     @property
     def file(self): return f'student{self.ending}' # as a run names it

@@ -21,6 +21,7 @@ from fastcore.basics import patch
 
 from .artefact import Artefact, ExportError, Target, existing, gates
 from .artefact import provenance
+from .loop import LOOP_FILE, loop_header
 from .tolerance import fly_copies
 
 # %% ../../nbs/targets/c.ipynb #c27b35fa
@@ -324,4 +325,5 @@ def self_test(self:CPolicy): # -> float
 def _write(policy, path, source, route):
     path.write_bytes(c_header(policy, source).encode('ascii'))
 
-TARGETS = [Target('c', '.h', 'microcontrollers: one header, no library', _write, CPolicy)]
+TARGETS = [Target('c', '.h', 'microcontrollers: one header, no library', _write, CPolicy,
+                  beside=((LOOP_FILE, loop_header()),))]

@@ -83,11 +83,12 @@ READERS_TOLERANCE = 1e-6 # of foundation_policy, on average
 def example(policy,  # RaptorPolicy
             steps,   # T, at most
             flights, # B
+            within=READERS_TOLERANCE, # of an action, on average of steps and flights
            ):        # observations (T, B, 22), actions (T, B, 4), float32
     "A record of flights, where the policy can fly, as long as any reader can repeat it"
     kind = 'flight' if (policy.obs_dim, policy.action_dim) == (22, 4) else 'random'
     given = trial_inputs(kind, steps, flights, policy.obs_dim, policy)
     expected, _, _ = fly_copies(policy, given, LAST_BIT)
     on_average = np.cumsum(expected.mean) / np.arange(1, steps + 1)
-    n = max(1, int((np.maximum.accumulate(on_average) <= READERS_TOLERANCE).sum()))
+    n = max(1, int((np.maximum.accumulate(on_average) <= within).sum()))
     return given[:n], expected.values[:n].astype(np.float32)
