@@ -260,9 +260,10 @@ CORE = """
 static raptor_loop loop;
 static raptor_target target;
 static raptor_stack stack;
+static int known;
 void start(int which) {
     stack = which == 0 ? raptor_px4(400) : which == 1 ? raptor_crazyflie() : raptor_betaflight();
-    if (!loop.since) raptor_loop_init(&loop);
+    if (!known++) raptor_loop_init(&loop);
     raptor_loop_reset(&loop, &stack);
 }
 void hold(const float *p, const float *q) { raptor_target_hold(&target, p, q); }
