@@ -1,14 +1,16 @@
 // Reads an archive by rl_tools' own tar reader, as PX4's module does, and evaluates its example.
-//     px4_reader policy.tar
+//     px4_reader policy.tar [inputs actions]
 // prints: steps of the example; the mean difference of its first 5 steps of 2 flights by the
 // layers, one step after the other from the initial hidden state; the same by the executor at
 // 100 Hz, which clips actions to -1..1; the mean difference of the whole example by the layers.
+// With two more files it flies its l2f loop as mc_raptor does at 400 Hz: a row of 13 float32 for
+// each call in (position, orientation w x y z, velocity, angular velocity), 4 actions out.
 // What rl_tools cannot read it refuses by abort(). The order of the includes matters to it.
 #include <rl_tools/operations/cpu.h>
 #include <rl_tools/nn/layers/dense/operations_cpu.h>
 #include <rl_tools/nn/layers/gru/operations_generic.h>
 #include <rl_tools/nn_models/sequential/operations_generic.h>
-#include <rl_tools/inference/executor/operations_generic.h>
+#include <rl_tools/inference/applications/l2f/operations_generic.h>
 #include <rl_tools/persist/backends/tar/operations_generic.h>
 #include <rl_tools/nn/parameters/persist.h>
 #include <rl_tools/nn/layers/dense/persist.h>
@@ -97,9 +99,40 @@ double difference(const std::vector<float> &given, const std::vector<float> &wan
     return sum / (steps * FLIGHTS * ACTIONS);
 }
 
-int main(int, char **argv) {
-    std::ifstream stream(argv[1], std::ios::binary);
-    file.assign(std::istreambuf_iterator<char>(stream), {});
+std::vector<char> content(const char *path) {
+    std::ifstream stream(path, std::ios::binary);
+    return {std::istreambuf_iterator<char>(stream), {}};
+}
+
+namespace l2f = rlt::inference::applications::l2f;
+constexpr uint64_t CALL_NS = 2500000; // 400 Hz; every fourth call moves the hidden state
+using LOOP_SPEC = l2f::Specification<NUMBERS, TI, uint64_t, 1, ACTIONS, POLICY, CALL_NS, STEP_NS,
+                                     true, STEP_NS / CALL_NS>;
+
+void fly(const char *inputs, const char *actions) {
+    static rlt::inference::applications::L2F<LOOP_SPEC> loop;
+    rlt::malloc(device, loop);
+    rlt::reset(device, loop, policy, rng);
+    const auto bytes = content(inputs);
+    std::vector<float> rows(bytes.size() / sizeof(float));
+    std::memcpy(rows.data(), bytes.data(), bytes.size());
+    std::ofstream out(actions, std::ios::binary);
+    l2f::Action<LOOP_SPEC> action = {};
+    for (TI t = 0; t < rows.size() / 13; t++) {
+        const float *row = rows.data() + 13 * t;
+        l2f::Observation<LOOP_SPEC> seen;
+        std::copy(row, row + 3, seen.position);
+        std::copy(row + 3, row + 7, seen.orientation);
+        std::copy(row + 7, row + 10, seen.linear_velocity);
+        std::copy(row + 10, row + 13, seen.angular_velocity);
+        std::copy(action.action, action.action + ACTIONS, seen.previous_action);
+        rlt::control(device, loop, (t + 1) * CALL_NS, policy, seen, action, rng);
+        out.write(reinterpret_cast<const char *>(action.action), sizeof action.action);
+    }
+}
+
+int main(int argc, char **argv) {
+    file = content(argv[1]);
     if (file.size() < 1024) std::abort();
     rlt::malloc(device, policy);
     rlt::init(device, rng, 0);
@@ -138,5 +171,6 @@ int main(int, char **argv) {
                 difference(given, wanted, STEPS, none, layers),
                 difference(given, wanted, STEPS, 1.0f, executed),
                 difference(given, wanted, steps, none, layers));
+    if (argc == 4) fly(argv[2], argv[3]);
     return 0;
 }

@@ -4,6 +4,8 @@ import subprocess
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from raptor_nb.sim.native import compiler
 
 SOURCE = Path(__file__).with_suffix(".cpp")
@@ -61,3 +63,13 @@ def read(program, path):
     if done.returncode: return None
     steps, *differences = done.stdout.split()
     return Reading(int(steps), *map(float, differences))
+
+
+def fly(program, path, seen): # (T, 13) -> (T, 4) actions
+    """rl_tools' l2f loop at 400 Hz around the policy of the archive: position, orientation w x y z,
+    velocity and angular velocity of each call"""
+    inputs, actions = (program.with_name(name) for name in ("inputs", "actions"))
+    inputs.write_bytes(np.ascontiguousarray(seen, np.float32).tobytes())
+    command = [str(p) for p in (program, path, inputs, actions)]
+    subprocess.run(command, check=True, capture_output=True)
+    return np.frombuffer(actions.read_bytes(), np.float32).reshape(-1, 4)

@@ -126,7 +126,7 @@ def test_library_imports_without_extras():
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("extra", ["base", "sim", "export", "tflite", "lab", "live", "docs", "dev"])
+@pytest.mark.parametrize("extra", ["base", "sim", "export", "tflite", "lab", "identify", "live", "docs", "dev"])
 def test_locks_cover_the_dependencies(extra):
     lines = lambda name: [l for l in (ROOT / name).read_text().splitlines() if re.match(r"\w", l)]
     default, tflite = lines("requirements.lock"), lines("requirements-tflite.lock")

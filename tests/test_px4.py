@@ -3,19 +3,23 @@ import gzip
 import hashlib
 import io
 import random
+import re
+import sys
 import tarfile
+import types
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from px4_reader import PUBLISHED, PUBLISHED_ACTOR, PUBLISHED_NAME, build, missing, read
+from px4_reader import PUBLISHED, PUBLISHED_ACTOR, PUBLISHED_NAME, build, fly, missing, read
 
 import raptor_nb
 from raptor_nb.core.records import WriteError, file_hash
 from raptor_nb.policy import PolicyError, RaptorPolicy, load_policy, read_tar
 from raptor_nb.targets import registry
 from raptor_nb.targets.artefact import ExportError
+from raptor_nb.targets.harness import guide_program
 from raptor_nb.targets.px4 import archive_entries, checkpoint_name, px4_example, px4_start
 from raptor_nb.targets.px4 import write_px4
 from raptor_nb.targets.registry import DEFAULT, export, export_file, targets_for
@@ -441,3 +445,89 @@ def test_weights_that_are_not_finite(tmp_path):
         policy.to_tar(tmp_path / "p.tar", np.zeros((5, 2, 22)), np.zeros((5, 2, 4)))
     with pytest.raises(ExportError, match="values that are not finite"):
         export_file(policy, "px4", tmp_path / "p.tar")
+
+
+# --- the guide
+
+def module(page, name): # a Python program of a guide, imported
+    made = types.ModuleType(name)
+    exec(compile(guide_program(page, name), name, "exec"), vars(made))
+    return made
+
+
+@pytest.fixture(scope="module")
+def replay(): return module("px4", "replay.py")
+
+
+def test_the_desk_says_what_the_drone_has_to_say(archives):
+    said = module("px4", "desk.py").desk(archives["shipped"])
+    assert said.startswith("raptor_nb in memory: 26 entries, self-test ") and "e-0" in said
+
+
+def test_what_is_to_be_logged():
+    lines = guide_program("px4", "logger_topics.txt").splitlines()
+    topics = dict(line.split() for line in lines)
+    assert {"raptor_status", "raptor_input", "actuator_motors"} <= topics.keys()
+    assert set(topics.values()) == {"0"}
+
+
+def test_both_guides_have_the_same_motors_and_frames(replay):
+    frames, q = module("flight_stacks", "frames.py"), np.array([.5, -.5, .1, .7])
+    assert replay.MOTORS == frames.PX4
+    assert np.array_equal(replay.matrix(q), frames.matrix(q))
+
+
+OFF, FIRST, PAUSE, SECOND = 30, 203, 17, 110   # calls at 400 Hz
+
+
+@pytest.fixture(scope="module")
+def log(program, archives):
+    "Of two flights by rl_tools' loop around the shipped archive; what the motors were commanded"
+    random, calls = np.random.default_rng(3), OFF + FIRST + PAUSE + SECOND
+    limits = np.repeat([.5, 1, 1, 4], [3, 4, 3, 3])
+    seen = (random.uniform(-1, 1, (calls, 13)) * limits).astype(np.float32)
+    seen[:, 3:7] /= np.linalg.norm(seen[:, 3:7], axis=1, keepdims=True)
+    active, previous = np.zeros(calls, bool), np.zeros((calls, 4), np.float32)
+    motors = np.full((calls, 4), np.nan)
+    for start, n in ((OFF, FIRST), (OFF + FIRST + PAUSE, SECOND)):
+        flight = slice(start, start + n)
+        action = fly(program, archives["shipped"], seen[flight])
+        active[flight], previous[start + 1:start + n] = True, action[:-1]
+        motors[flight] = (action[:, [0, 2, 3, 1]] + 1) / 2
+    names = "position", "orientation", "linear_velocity", "angular_velocity"
+    parts = dict(zip(names, np.split(seen, [3, 7, 10], 1)))
+    return parts | {"active": active, "previous_action": previous}, motors
+
+
+def test_the_replay_commands_what_rl_tools_loop_commands(replay, log, archives):
+    log, motors = log
+    ours = replay.commands(load_policy(archives["shipped"]), log)
+    assert np.array_equal(np.isnan(ours), np.isnan(motors))
+    assert np.nanmax(np.abs(ours - motors)) < 1e-5
+    assert np.nanstd(motors, 0).min() > .05, "commands that differ from each other"
+
+
+class LogFile:
+    "Stands in for pyulog: the two topics, some messages of actuator_motors lost"
+    def __init__(self, path, topics):
+        log, motors = path
+        assert topics == ["raptor_input", "actuator_motors"]
+        at = 1_000_000 + 2500 * np.arange(len(motors))
+        columns = lambda name, x: {f"{name}[{i}]": x[:, i] for i in range(x.shape[1])}
+        seen = {"timestamp_sample": at, "active": log["active"].astype(np.uint8)}
+        for name in log.keys() - {"active"}: seen |= columns(name, log[name])
+        kept = np.arange(len(at)) % 7 != 3
+        written = columns("control", motors[kept]) | {"timestamp_sample": at[kept]}
+        both = {"raptor_input": seen, "actuator_motors": written}
+        self.data_list = [types.SimpleNamespace(name=k, data=v) for k, v in both.items()]
+
+
+def test_a_log_says_whether_it_was_this_policy(replay, log, archives, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyulog", types.SimpleNamespace(ULog=LogFile))
+    said = replay.compare(archives["shipped"], log)
+    assert "269 calls" in said and "100.0 % within 0.001" in said
+    for other in (replay.compare(archives["published"], log),
+                  replay.compare(archives["shipped"], log, rate=200)):
+        assert float(re.search(r"([\d.]+) % within", other)[1]) < 60
+    off = log[0] | {"active": np.zeros_like(log[0]["active"])}
+    assert "the mode was never on" in replay.compare(archives["shipped"], (off, log[1]))

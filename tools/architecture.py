@@ -16,6 +16,7 @@ LAYERS = [
     {"sim": "how drones fly: physics in torch, l2f, native kernels; conditions, the one "
             "roll-out with its observers, pictures"},
     {"environment": "Gymnasium environments and their wrappers",
+     "identify": "a flight's log, and what it tells of the drone",
      "learn": "learners: each with its networks, losses, update and training",
      "evaluation": "statistics, acceptance checks, figures, probing, lost flights, ablations",
      "settings": "everything that a run depends on, composed of the rooms' sections",
