@@ -9,19 +9,17 @@ __all__ = ['BOX', 'SPEED', 'RATE', 'TILT', 'GOAL', 'SHARE', 'QUANTITIES', 'FIELD
            'compare', 'comparison', 'vehicle_table', 'unusual', 'numbers', 'transfer_row', 'transfer_checks',
            'read_rows', 'beside_paper', 'plot_transfer', 'plot_paths', 'film', 'record_eights']
 
-# %% ../../nbs/evaluation/transfer.ipynb #7ad63bd1
+# %% ../../nbs/evaluation/transfer.ipynb #02661d53
 from dataclasses import dataclass
 from functools import partial
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from fastcore.basics import patch
 
 from ..core.config import ConfigError, suggest
 from ..core.parallel import InProcess, WorkerPool, core_count
 from ..core.records import load_json
-from ..drones import drone_table
 from .acceptance import check
 from .figures import colour, log_ticks
 from .statistics import METRICS, resample

@@ -7,7 +7,7 @@ __all__ = ['VEHICLES', 'PLACES', 'SENSES', 'MAX_SPEED', 'MAX_RATE', 'MAX_DISTANC
            'vehicle', 'motor_order', 'rotation', 'heading', 'observation', 'RaptorController', 'as_drone',
            'RotorPySimulator', 'Wind', 'CaptureNoise', 'motion_capture']
 
-# %% ../../nbs/sim/rotorpy.ipynb #d024b3b1
+# %% ../../nbs/sim/rotorpy.ipynb #d4459cab
 import importlib
 import math
 
@@ -16,7 +16,6 @@ import torch
 from fastcore.basics import patch
 
 from ..drones import Drone
-from ..policy import RaptorPolicy
 from .l2f import FlightError, check_action
 
 # %% ../../nbs/sim/rotorpy.ipynb #0189898e
