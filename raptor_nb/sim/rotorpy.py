@@ -111,8 +111,9 @@ def update(self: RaptorController,
     if self.called is not None and t <= self.called: self.reset()
     if self.called is None: self.due = t
     elif t - self.called > 1.01 * self.step:
-        raise FlightError(f"{1000 * (t - self.called):.3g} ms passed between two calls; "
-                          "the policy moves every 10 ms: sim_rate must be 100 or more")
+        late = 1000 * (t - self.called)
+        raise FlightError(f"{late:.3g} ms passed between two calls; the policy "
+                          "moves every 10 ms: sim_rate must be 100 or more")
     self.called = t
     if t > self.due - 1e-6:
         seen = observation(state, flat_output, self.action)
@@ -170,7 +171,8 @@ class RotorPySimulator:
         orders = {id(v): motor_order(v) for v in self.vehicles}
         self.order = np.stack([orders[id(v)] for v in self.vehicles])
         self.place = self.order.argsort(1) # our motor at each of RotorPy's
-        limits = [[[v[f'rotor_speed_{k}']] for v in self.vehicles] for k in ('min', 'max')]
+        limits = [[[v[f'rotor_speed_{k}']] for v in self.vehicles]
+                  for k in ('min', 'max')]
         self.low, self.high = np.array(limits, float) # (n, 1) rad/s each
         self._build(thrust)
         self.reset()
