@@ -80,6 +80,9 @@ STUDIES = {s.name: s for s in (
     Stage('12_direct', 'quality over computing time, and what makes it so',
           leaves=('budgets/verdict.json', 'budgets/figures'), reads={},
           pictures='budgets/figures/*.png'),
+    Stage('13_transfer', 'four vehicles of RotorPy, a simulator of others',
+          leaves=('transfer/verdict.json', 'transfer/figures'), reads=STUDENT,
+          pictures='transfer/figures/*.png'),
     Stage('16_real', 'traits of real drones, and the loops of flight stacks',
           leaves=('real/verdict.json', 'real/figures'), reads=STUDENT,
           needs=('student',), pictures='real/figures/*.png'))}
