@@ -9,19 +9,17 @@ __all__ = ['BOX', 'SPEED', 'RATE', 'TILT', 'GOAL', 'SHARE', 'QUANTITIES', 'FIELD
            'compare', 'comparison', 'vehicle_table', 'unusual', 'numbers', 'transfer_row', 'transfer_checks',
            'read_rows', 'beside_paper', 'plot_transfer', 'plot_paths', 'film', 'record_eights']
 
-# %% ../../nbs/evaluation/transfer.ipynb #7ad63bd1
+# %% ../../nbs/evaluation/transfer.ipynb #02661d53
 from dataclasses import dataclass
 from functools import partial
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from fastcore.basics import patch
 
 from ..core.config import ConfigError, suggest
 from ..core.parallel import InProcess, WorkerPool, core_count
 from ..core.records import load_json
-from ..drones import drone_table
 from .acceptance import check
 from .figures import colour, log_ticks
 from .statistics import METRICS, resample
@@ -45,7 +43,8 @@ class SideBySide:
 
     def evaluate_step(self, observation): # (n, 22) -> (n, 4)
         shares = np.split(observation, len(self.policies))
-        return np.concatenate([p.evaluate_step(o) for p, o in zip(self.policies, shares)])
+        both = zip(self.policies, shares)
+        return np.concatenate([p.evaluate_step(o) for p, o in both])
 
     def get_hidden_state(self): return [p.get_hidden_state() for p in self.policies]
 
@@ -57,7 +56,7 @@ class SideBySide:
 class Surroundings:
     "Under what a vehicle is flown in RotorPy"
     seconds: float = 10.        # of a hover; the second half counts
-    wind: float = 0.            # m/s, horizontal, each flight from a direction by chance
+    wind: float = 0.            # m/s, horizontal, from a direction by chance
     gusts: float = 0.           # m/s, standard deviation on each axis
     capture: bool = False       # RotorPy's motion-capture noise
     delay: int = 0              # of all sensors, steps of 10 ms
@@ -113,7 +112,8 @@ class RampedEight:
         p = w * np.where(t < self.ramp, t**2 / (2 * self.ramp), t - self.ramp / 2)
         rate = w * np.minimum(t / self.ramp, 1)
         place = np.stack([a * np.sin(p), b * np.sin(2 * p), 0 * p], 1)
-        speed = np.stack([a * np.cos(p), 2 * b * np.cos(2 * p), 0 * p], 1) * rate[:, None]
+        speed = np.stack([a * np.cos(p), 2 * b * np.cos(2 * p), 0 * p], 1)
+        speed *= rate[:, None]
         c, s = np.cos(angle), np.sin(angle)
         turn = np.array([[c, s, 0], [-s, c, 0], [0, 0, 1]]) # rows times this
         return Trajectory(place @ turn, speed @ turn, t > self.ramp, t < 0)
@@ -222,7 +222,8 @@ def fly_condition(policies,    # {name: policy}
     many = len(policies)
     simulator, path = make_simulator(how, lanes, many), make_path(how, lanes, many)
     steps = round(how.seconds / .01) if path is None else len(path.position) - 1
-    faults = {k: getattr(how, k) for k in ('delay', 'velocity_filter') if getattr(how, k)}
+    faults = dict(delay=how.delay, velocity_filter=how.velocity_filter)
+    faults = {k: v for k, v in faults.items() if v}
     statistics, flat, tracks = FlightStatistics(), Horizontal(), Tracks(*record)
     watching = [statistics] + [flat] * (path is not None) + [tracks] * bool(record)
     loop = find_loop(how.loop or None)
@@ -260,7 +261,7 @@ def fly_transfer(policies,     # {name: policy}
                  conditions,   # {name: Surroundings}
                  lanes,        # Lanes
                  workers=None, # processes; None: one a core
-                ):             # DataFrame of all flights, in the order of the conditions
+                ):             # DataFrame of all flights, condition by condition
     "Every flight of the study"
     workers = min(workers or core_count(), len(conditions))
     shares, loads = [[] for _ in range(workers)], np.zeros(workers)
@@ -329,7 +330,7 @@ QUANTITIES = 'mass', 'thrust_to_weight', 'torque_to_inertia', 'rotor_lag'
 
 def vehicle_table(names, # of vehicles
                   fleet, # list of Drones, trained on
-                 ):      # DataFrame, a row a vehicle; the last two: where most of the fleet is
+                 ):      # DataFrame, a row a vehicle; last two: most of the fleet
     "What the vehicles are like"
     drones = [as_drone(vehicle(n), n) for n in names]
     lag = lambda d: float(np.mean(d.dynamics.rotor_time_constants_rising))
@@ -351,7 +352,8 @@ def unusual(table, name): # of `vehicle_table` -> str, empty: nothing
 # %% ../../nbs/evaluation/transfer.ipynb #e2d99816
 def numbers(r, who): # row of `comparison` -> its error with the interval, in cm
     if not np.isfinite(r[who]): return 'all lost'
-    return f"{100*r[who]:.3g} ({100*r[who + '_low']:.3g} to {100*r[who + '_high']:.3g}) cm"
+    middle, low, high = (100 * r[who + end] for end in ('', '_low', '_high'))
+    return f'{middle:.3g} ({low:.3g} to {high:.3g}) cm'
 
 def transfer_row(r, table): # row of `comparison`; of `vehicle_table` -> of `check`
     "One vehicle under one condition"
@@ -359,8 +361,8 @@ def transfer_row(r, table): # row of `comparison`; of `vehicle_table` -> of `che
             f"{r['vehicle']}, {r['condition']}")
     times = f"{r['factor']:.3g} ({r['factor_low']:.3g} to {r['factor_high']:.3g}) times"
     if not np.isfinite(r['factor']): times = 'no flight that both survive'
-    note = f"{'better' if r['better'] else 'NOT better'}: {times}; {numbers(r, 'student')}"
-    note += f"; published {numbers(r, 'published')}"
+    note = f"{'better' if r['better'] else 'NOT better'}: {times}"
+    note += f"; {numbers(r, 'student')}; published {numbers(r, 'published')}"
     alive = [r[f'{who}_survival'] for who in ('student', 'published')]
     if min(alive) < 1: note += f'; survives {alive[0]:.0%}, published {alive[1]:.0%}'
     if not r['by_three']: note += '; not by a factor of three'
@@ -376,7 +378,7 @@ def transfer_checks(found, table): # of `comparison`, `vehicle_table` -> rows
     "The count of rows, and each of them"
     rows = [transfer_row(r, table) for r in found.to_dict('records')]
     three = found.by_three.mean()
-    note = f'{found.by_three.sum()} of {len(found)} rows; better in {found.better.sum()}'
+    note = f'{found.by_three.sum()} of {len(found)}; better in {found.better.sum()}'
     first = check('rows of RotorPy better by a factor of three', three, 'share', SHARE,
                   note=note)
     return [first] + rows
@@ -412,9 +414,9 @@ def beside_paper(found): # of `comparison` -> DataFrame, a row a vehicle and pat
     for r in eights.to_dict('records'):
         period = r['condition'].split(' in ')[-1].removesuffix(' s')
         if period not in PAPER: continue
-        least, most = (PAPER.loc[f'real drones, {end}', period] for end in ('least', 'most'))
+        mean, least, most = (PAPER.loc[f'real drones, {end}', period]
+                             for end in ('mean', 'least', 'most'))
         like = bool(least <= r['published'] <= most)
-        mean = PAPER.loc['real drones, mean', period]
         rows.append(dict(
             condition=r['condition'], vehicle=r['vehicle'], published=r['published'],
             student=r['student'], factor=r['factor'], like_real=like,
@@ -460,13 +462,15 @@ def plot_paths(tracks,   # {policy: {position, target: (flights, steps, 3)}}
               ):
     "Figure eights from above, a panel a vehicle"
     if axes is None:
-        size = dict(figsize=(3.2 * len(names), 2.4), layout='constrained', squeeze=False)
+        size = dict(figsize=(3.2 * len(names), 2.4), layout='constrained')
+        size['squeeze'] = False
         axes = plt.subplots(1, len(names), sharex=True, sharey=True, **size)[1][0]
     for i, (name, ax) in enumerate(zip(names, axes)):
         for who, t in tracks.items():
             ax.plot(*t['position'][i, :, :2].T, color=colour(who), lw=.8, label=who)
         ax.plot(*t['target'][i, :, :2].T, 'k--', lw=.8, label='target')
-        ax.set(title=name, xlabel='x, m', aspect='equal', xlim=(-1.5, 1.5), ylim=(-1, 1))
+        ax.set(title=name, xlabel='x, m', aspect='equal')
+        ax.set(xlim=(-1.5, 1.5), ylim=(-1, 1))
     axes[0].set(ylabel='y, m')
     axes[0].legend(fontsize=7, loc='upper right')
     return axes
@@ -507,7 +511,8 @@ def film(tracks,     # as for `plot_paths`
 # %% ../../nbs/evaluation/transfer.ipynb #491a84b5
 def record_eights(policies, names, how, seed): # -> {policy: tracks}
     "One flight of each vehicle along the axes"
-    _, arrays = fly_condition(policies, how, Lanes(tuple(names), 1, seed), ('position',))
+    lanes = Lanes(tuple(names), 1, seed)
+    _, arrays = fly_condition(policies, how, lanes, ('position',))
     n = len(names)
     return {p: {k: v[i * n:(i + 1) * n] for k, v in arrays.items()}
             for i, p in enumerate(policies)}

@@ -7,7 +7,7 @@ __all__ = ['VEHICLES', 'PLACES', 'SENSES', 'MAX_SPEED', 'MAX_RATE', 'MAX_DISTANC
            'vehicle', 'motor_order', 'rotation', 'heading', 'observation', 'RaptorController', 'as_drone',
            'RotorPySimulator', 'Wind', 'CaptureNoise', 'motion_capture']
 
-# %% ../../nbs/sim/rotorpy.ipynb #d024b3b1
+# %% ../../nbs/sim/rotorpy.ipynb #d4459cab
 import importlib
 import math
 
@@ -16,7 +16,6 @@ import torch
 from fastcore.basics import patch
 
 from ..drones import Drone
-from ..policy import RaptorPolicy
 from .l2f import FlightError, check_action
 
 # %% ../../nbs/sim/rotorpy.ipynb #0189898e
@@ -112,8 +111,9 @@ def update(self: RaptorController,
     if self.called is not None and t <= self.called: self.reset()
     if self.called is None: self.due = t
     elif t - self.called > 1.01 * self.step:
-        raise FlightError(f"{1000 * (t - self.called):.3g} ms passed between two calls; "
-                          "the policy moves every 10 ms: sim_rate must be 100 or more")
+        late = 1000 * (t - self.called)
+        raise FlightError(f"{late:.3g} ms passed between two calls; the policy "
+                          "moves every 10 ms: sim_rate must be 100 or more")
     self.called = t
     if t > self.due - 1e-6:
         seen = observation(state, flat_output, self.action)
@@ -171,7 +171,8 @@ class RotorPySimulator:
         orders = {id(v): motor_order(v) for v in self.vehicles}
         self.order = np.stack([orders[id(v)] for v in self.vehicles])
         self.place = self.order.argsort(1) # our motor at each of RotorPy's
-        limits = [[[v[f'rotor_speed_{k}']] for v in self.vehicles] for k in ('min', 'max')]
+        limits = [[[v[f'rotor_speed_{k}']] for v in self.vehicles]
+                  for k in ('min', 'max')]
         self.low, self.high = np.array(limits, float) # (n, 1) rad/s each
         self._build(thrust)
         self.reset()
