@@ -197,6 +197,15 @@ def ask(link, text, ending=b"# ", patience=3.):
     return answer.decode("ascii", "replace")
 
 
+def wait_until_up(port=5761, patience=90.):
+    """Until its main loop answers a request (MSP, the version); receiver packets before that are
+    forgotten. Raises OSError"""
+    with connect(port, patience) as link:
+        end = time.monotonic() + patience
+        while "$M>" not in ask(link, "$M<\0\1\1", b"never", .5):
+            if time.monotonic() > end: raise TimeoutError("the firmware does not answer")
+
+
 def command_line(lines, port=5761, patience=30.):
     "Say these to the firmware's command line -> what it answered. Raises OSError"
     with connect(port, patience) as link:
@@ -447,6 +456,16 @@ class Flight:
         return table.assign(error=np.linalg.norm(place.to_numpy() - target.to_numpy(), axis=1))
 
 
+def warm_up(link, seconds=8.):
+    "In real time: a drone at rest, until the firmware is up and its gyro is calibrated"
+    wait_until_up()
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        link.send_state(np.zeros(3), np.array([0, 0, 9.81]), [1, 0, 0, 0])
+        link.send_receiver(False, False, np.zeros(3), np.zeros(3), 0.)
+        time.sleep(.002)
+
+
 def fly(vehicle, link, clock, phases, receiver_hz=100):
     "-> the Flight. After a pause of the computer the drone has flown on with its last command"
     flight, dt = Flight(), vehicle.dt
@@ -475,7 +494,7 @@ def fly(vehicle, link, clock, phases, receiver_hz=100):
                                vehicle.velocity - speed, vehicle.yaw())
             flight.rows.append([t, p.name, *vehicle.position, *target, *vehicle.velocity,
                                 np.degrees(tilt_angle(vehicle.attitude)), *motors])
-    for k in range(k, k + 50):                  # switched off, the firmware closes its log
+    for k in range(k, k + 1000):                # switched off, the firmware closes its log
         link.send_receiver(False, False, np.zeros(3), np.zeros(3), 0.)
         clock.due(k, link)
     return flight
@@ -494,14 +513,14 @@ def read_calls(path):
 
 def one_flight(policy, drone, phases, folder, clock=LockStep, sim_hz=1000):
     "Build, set up, fly -> Flight, records of the calls"
-    folder = Path(folder)
+    folder = Path(folder).resolve()
     folder.mkdir(parents=True, exist_ok=True)
     program, log, clock = build(policy), folder / "calls.bin", clock(1 / sim_hz)
     log.unlink(missing_ok=True)
     configure(program, folder)
     exact_timers()
     with Link() as link, Firmware(program, folder, log, **clock.firmware()):
-        if clock.name == "real time": connect(5761, 60).close(), time.sleep(3)
+        if clock.name == "real time": warm_up(link)
         flight = fly(Vehicle(drone, 1 / sim_hz), link, clock, phases)
     return flight, read_calls(log)
 
@@ -592,15 +611,19 @@ def figure(tables, path, about):
 
 def study(policies, drone, phases, out, clock=LockStep):
     """{name: policy}, ours first -> rows; writes flights and figure. Raises Unobtainable"""
-    about, tables, found = f"{drone.name}, {clock.name}", {}, {}
+    about, tables, found, loads = f"{drone.name}, {clock.name}", {}, {}, []
     for name, policy in policies.items():
         begin = time.perf_counter()
+        loads.append(os.getloadavg()[0])
         flight, calls = one_flight(policy, drone, phases, out / "work" / name, clock)
         found[name], tables[name] = measures(flight, calls), flight.table()
         print(f"{name}, {about}: {time.perf_counter() - begin:.0f} s, "
-              f"load {os.getloadavg()[0]:.1f} {flight.ended}")
+              f"load {loads[-1]:.1f} {flight.ended}")
     ours, *others = found
     rows = rows_of(found[ours], found[others[0]] if others else {}, about, clock is LockStep)
+    for row in rows if clock is RealTime else []:
+        row["note"] = f"load of the computer's {os.cpu_count()} cores: " + \
+            " and ".join(f"{x:.1f}" for x in loads)
     file = f"{drone.name}-{clock.name.replace(' ', '-')}"
     table = pd.concat([t.assign(policy=n) for n, t in tables.items()], ignore_index=True)
     with atomic(out / f"{file}.parquet") as tmp: table.to_parquet(tmp, index=False)
