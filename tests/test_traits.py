@@ -3,17 +3,21 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from raptor_nb.drones import hover_thrusts, load_drone, real_drones, sample_split, with_conditions
 from raptor_nb.evaluation.scores import ASKED, real_checks, real_flown, score_table
 from raptor_nb.policy import EvaluationError, RaptorPolicy
 from raptor_nb.settings import load_config
 from raptor_nb.sim import traits
-from raptor_nb.sim.conditions import ACTUATORS, WORLD, flight_randoms
+from raptor_nb.sim.conditions import ACTUATORS, WORLD, flight_actuators, flight_keywords
+from raptor_nb.sim.conditions import flight_randoms, flight_sensors, flight_world
 from raptor_nb.sim.l2f import FlightError, Simulator
+from raptor_nb.sim.loops import find_loop, with_step
+from raptor_nb.sim.physics import TorchSimulator, from_simulator
 from raptor_nb.sim.real import RealFlight, able, can_fly, loop_conditions, real_conditions
 from raptor_nb.sim.real import real_flights
-from raptor_nb.sim.rollout import evaluate
+from raptor_nb.sim.rollout import Tracks, evaluate, rollout
 
 pytest.importorskip("l2f", reason="needs the extra raptor-nb[sim]")
 SETTINGS = load_config()
@@ -316,3 +320,28 @@ def test_a_minute_of_flight_is_a_minute():
     half, = sag(np.full((1, 4), .5, np.float32), flight)
     curves = traits.ThrustCurves(flight.simulator.drones)
     assert np.allclose(curves.thrust(half[None]), .9 * curves.thrust(np.full((1, 4), .5)), rtol=1e-5)
+
+
+@pytest.mark.parametrize("how", [
+    dict(wind=7.), dict(payload=.5), dict(motor_curve=1.), dict(sag=.2, quantised=8),
+    dict(loop="px4", velocity_filter=.05), dict(loop="px4 250 Hz", wind=3., mounting=.05)],
+    ids=lambda how: "+".join(how))
+def test_torch_flies_the_same(how, fleet, monkeypatch):
+    "The same traits and loops in the torch physics, from the same states"
+    monkeypatch.setattr(traits.Payload, "after", .2)
+    drones = [with_conditions(d, **CALM | dict(guidance=0.), terminate=False) for d in fleet]
+    if "loop" in how: drones = [with_step(d, find_loop(how["loop"]).dt) for d in drones]
+    flown, start = [], None
+    for make in (Simulator, TorchSimulator):
+        simulator, plan = make(drones, seed=3), flight_keywords(how)
+        loop, tracks = plan["loop"], Tracks("position", "orientation")
+        dt = loop.dt if loop else .01
+        start = start or from_simulator(simulator, torch.zeros(()))
+        if make is TorchSimulator: simulator.now = start
+        rollout(RaptorPolicy.pretrained(), simulator, 50, [tracks], loop=loop,
+                sensors=flight_sensors(plan, randoms(8), dt), actuators=flight_actuators(plan),
+                world=flight_world(plan, randoms(8), drones, dt))
+        flown.append(tracks.arrays)
+    for k in "position", "orientation":
+        assert np.abs(flown[0][k] - flown[1][k]).max() < 2e-3, k
+    assert np.ptp(flown[0]["position"], axis=1).max() > .1

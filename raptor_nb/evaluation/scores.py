@@ -16,7 +16,7 @@ from ..core.records import finished, load_table, save_table, write_manifest
 from ..drones import real_drones, sample_split
 from .acceptance import check
 from .budgets import weights_hash
-from .figures import colour
+from .figures import colour, log_ticks
 from ..settings import load_config
 from ..sim.loops import LOOPS, find_loop
 from ..sim.real import FAR, loop_conditions, real_conditions, real_flights
@@ -177,7 +177,8 @@ def real_check(row,    # of `score_table`, of the policy that is judged
     if not higher:
         own, other = row[f'{metric}_paired'], row[f'{metric}_theirs']
         note = f'where both survive {own:.3g}, published {other:.3g}'
-        if threshold is None: # or nothing of the published policy survives
+        if metric == 'arrival': value, published, threshold = own, other, other
+        elif threshold is None: # or nothing of the published policy survives
             met = bool(np.isfinite(value) and not own > other)
     elif threshold is None: met = bool(value >= published)
     unit = {'survival': 'share', 'return': 'reward'}.get(metric) or MEANS[metric]
@@ -227,6 +228,8 @@ def plot_scores(table, # of `score_table`, one fleet
     axes[0].set(xlabel='survival, %', ylim=(len(names) - .5, -.5))
     axes[0].set_yticks(range(len(names)), names, fontsize=8)
     axes[1].set(xscale='log', xlabel='steady error, or RMSE of a figure eight, cm')
+    log_ticks(axes[1].xaxis)
+    axes[1].tick_params(axis='x', labelsize=8)
     for ax in axes: ax.grid(alpha=.3)
     axes[1].legend(fontsize=8)
     return fig

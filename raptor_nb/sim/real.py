@@ -101,7 +101,8 @@ def can_fly(drone,     # Drone
             condition, # {keyword: value}
            ):          # bool
     "Whether the drone can hover under a condition, at its worst moment"
-    try: changed, = apply_condition([drone], condition)
+    changes = {'drone': condition.get('drone')} # the others do not matter here
+    try: changed, = apply_condition([drone], changes)
     except DroneError: return False
     push = drag_share(condition.get('wind', 0.))
     load = rotor_load(changed, condition.get('payload', 0.), condition.get('sag', 0.),
