@@ -79,7 +79,13 @@ STUDIES = {s.name: s for s in (
           pictures='proof/*.png'),
     Stage('12_direct', 'quality over computing time, and what makes it so',
           leaves=('budgets/verdict.json', 'budgets/figures'), reads={},
-          pictures='budgets/figures/*.png'))}
+          pictures='budgets/figures/*.png'),
+    Stage('13_transfer', 'four vehicles of RotorPy, a simulator of others',
+          leaves=('transfer/verdict.json', 'transfer/figures'), reads=STUDENT,
+          pictures='transfer/figures/*.png'),
+    Stage('16_real', 'traits of real drones, and the loops of flight stacks',
+          leaves=('real/verdict.json', 'real/figures'), reads=STUDENT,
+          needs=('student',), pictures='real/figures/*.png'))}
 
 # %% ../nbs/07_pipeline.ipynb #6a0ef1aa
 def find_stage(name) -> Stage: # '03_pretrain'

@@ -31,6 +31,8 @@ UNIMPORTED = {
     "pytest-cov": "`make test` measures coverage by it",
     "pytest-xdist": "`make test` runs tests on several cores by it",
     "coverage": "`make test` measures coverage by it",
+    "torchdiffeq": "RotorPy's batch of vehicles integrates with it",
+    "roma": "RotorPy's batch of vehicles rotates with it",
     "myst-nb": "named in docs/conf.py",
     "sphinx-book-theme": "named in docs/conf.py",
 }
@@ -126,7 +128,8 @@ def test_library_imports_without_extras():
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("extra", ["base", "sim", "export", "tflite", "lab", "identify", "live", "docs", "dev"])
+@pytest.mark.parametrize("extra", ["base", "sim", "export", "tflite", "lab", "identify", "transfer",
+                                   "live", "docs", "dev"])
 def test_locks_cover_the_dependencies(extra):
     lines = lambda name: [l for l in (ROOT / name).read_text().splitlines() if re.match(r"\w", l)]
     default, tflite = lines("requirements.lock"), lines("requirements-tflite.lock")

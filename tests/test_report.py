@@ -104,6 +104,17 @@ def test_shipping_leaves_nothing_of_another_student(finished, tmp_path):
     assert {p.name for p in weights.iterdir()} == {*R.SHIPPED, "README.md"}
 
 
+def test_a_student_of_another_size_ships_without_what_its_size_has_not(finished, tmp_path):
+    "And leaves no archive for PX4 of the student before"
+    RaptorPolicy(hidden_dim=32).save(finished / "student.safetensors")
+    (finished / "student.px4.tar").unlink()
+    weights = tmp_path / "weights"
+    weights.mkdir()
+    (weights / "student.px4.tar").write_bytes(b"of another student")
+    R.ship(finished, weights, [])
+    assert {p.name for p in weights.iterdir()} == {*R.SHIPPED, "README.md"} - {"student.px4.tar"}
+
+
 def test_nothing_is_shipped_if_a_file_is_missing(finished, tmp_path):
     (finished / "student.onnx").unlink()
     with pytest.raises(FileNotFoundError, match="student.onnx' to ship; run the pipeline first"):

@@ -24,8 +24,8 @@ from .engines import read_sensors
 from .soap import INITIAL, LAYERS, Soap
 from .student import BestStudent, disturbance_force
 from .student import sample_disturbances, sampling_probabilities, score
-from .traits import clipped, draw_load, draw_traits, filtered
-from .traits import pack_traits, slower, unpack_traits, with_traits
+from .traits import clipped, cost_share, draw_load, draw_traits
+from .traits import filtered, pack_traits, slower, unpack_traits, with_traits
 from ..policy import RaptorPolicy
 from ..sim import native, physics
 from ..sim.physics import NOISE, SENSED, flatten_state, memory_layout
@@ -215,7 +215,8 @@ def fly(self:Flights, w: dict, weights: CostWeights, env_step):
         state, observation, paid, ended = env_step(
             state, memory_layout(action), force, reset_state, params, weights, 22)
         excess = torch.relu(action.abs() - 1).square().sum(-1)
-        total, ends = total + paid + weights.excess * excess, ends + ended.float()
+        paid = (paid + weights.excess * excess) * cost_share(traits)
+        total, ends = total + paid, ends + ended.float()
     self._move_on(state, torch.where(ended[..., None], h0, hidden), past, velocity,
                   observation, ended)
     costs = total.reshape(-1, BLOCK).mean(1) / how.horizon

@@ -30,7 +30,7 @@ class FlightDraws(ctypes.Structure):
                        "plain_share uneven_share weakest spread offset_share "
                        "max_offset curve_share load_share max_load max_sag "
                        "drag_share max_drag filter_share max_filter "
-                       "clip_share away_share max_away")
+                       "away_share max_away clip_share")
 
 class SoapSettings(ctypes.Structure):
     "`struct SoapSettings` of soap.h"

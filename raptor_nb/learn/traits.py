@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['SIZES', 'FREE', 'MARGIN', 'CLIPS', 'PACE', 'RealDrones', 'Traits', 'unpack_traits', 'pack_traits', 'no_traits',
-           'thrust_to_weight', 'arm_length', 'draw_load', 'draw_traits', 'with_traits', 'filtered', 'clipped', 'slower']
+           'thrust_to_weight', 'arm_length', 'draw_load', 'draw_traits', 'with_traits', 'filtered', 'clipped', 'slower',
+           'cost_share']
 
 # %% ../../nbs/learn/traits.ipynb #84ac6572
 from typing import NamedTuple
@@ -15,7 +16,7 @@ from torch import Tensor
 from ..core.config import NonNegative, Share, section
 from ..sim.physics import DroneParams, weight
 
-# %% ../../nbs/learn/traits.ipynb #9420ec42
+# %% ../../nbs/learn/traits.ipynb #8017ca27
 @section
 class RealDrones:
     "What real drones have and the sampled fleet has not; each flight draws its own"
@@ -35,10 +36,10 @@ class RealDrones:
     max_drag: NonNegative = 0.5    # 1/s: force over mass and velocity
     filter_share: Share = 0.       # of flights whose velocity is seen late ...
     max_filter: NonNegative = 0.1  # ... through a first-order filter of up to so many s
-    clip_share: Share = 0.         # of flights whose errors are clipped as flight
-                                   # stacks clip them
     away_share: Share = 0.         # of flights that begin further away ...
-    max_away: NonNegative = 6.     # ... by up to so many m in each axis
+    max_away: NonNegative = 6.     # ... by up to so many m in each axis ...
+    clip_share: Share = 1.         # ... and of those, whose errors are clipped as
+                                   # flight stacks clip them
 
 # %% ../../nbs/learn/traits.ipynb #74f963ca
 class Traits(NamedTuple):
@@ -124,7 +125,7 @@ def _offset(params, how, traits, rand): # -> (F, 3) m
     kept = (spare.clamp(min=0) / asked.clamp(min=1e-6)).clamp(max=1)
     return arm_length(params) * torch.cat([kept * off[:, :2], off[:, 2:]], 1)
 
-# %% ../../nbs/learn/traits.ipynb #d6ce5f60
+# %% ../../nbs/learn/traits.ipynb #7634c9ca
 CLIPS = (.5, 1.), (.6, 2.) # m, m/s
 
 def draw_traits(params: DroneParams, # of F drones
@@ -139,16 +140,17 @@ def draw_traits(params: DroneParams, # of F drones
     out = plain._replace(thrust=thrust, lag=lag)
     out = draw_load(params, how, out, rand)
     has = lambda share: rand(1) < share
-    late = (how.max_filter * rand(1)**2).clamp(min=1e-4)
+    late = (how.max_filter * rand(1)).clamp(min=1e-4)
     follows = 1 - torch.exp(-params.dt / late)
     clips = torch.tensor(CLIPS).to(thrust)[(rand(1) < .3).long()[:, 0]]
+    away = has(how.away_share) * how.max_away * rand(1)
+    clipped = has(how.clip_share) & (away > 0)
     out = out._replace(
+        away=away, clip=torch.where(clipped, clips, FREE),
         offset=_offset(params, how, out, rand),
         linear=has(how.curve_share) * (1.3 * rand(1) - .3),
         drag=has(how.drag_share) * how.max_drag * rand(1),
-        follows=torch.where(has(how.filter_share), follows, 1.),
-        clip=torch.where(has(how.clip_share), clips, FREE),
-        away=has(how.away_share) * how.max_away * rand(1))
+        follows=torch.where(has(how.filter_share), follows, 1.))
     without = has(how.plain_share)
     return Traits(*(torch.where(without, a, b) for a, b in zip(plain, out)))
 
@@ -199,11 +201,15 @@ def clipped(observation, # (F, 1, 18 or more)
     position, turn, velocity, rest = observation.tensor_split((3, 12, 15), -1)
     return torch.cat([cut(position, limit[0]), turn, cut(velocity, limit[1]), rest], -1)
 
-# %% ../../nbs/learn/traits.ipynb #b6e4f082
+# %% ../../nbs/learn/traits.ipynb #5f8a5aa9
 PACE = 1.25 # the velocity's barrier over the largest velocity that is shown
 
 def slower(weights, # CostWeights
            traits: Traits):
     "The weights with a velocity barrier for each flight, (F, 1) m/s"
     pace = (PACE * traits.clip[:, 1:]).clamp(max=weights.velocity_barrier)
-    return weights._replace(velocity_barrier=pace)
+    usual = torch.full_like(pace, weights.velocity_barrier)
+    return weights._replace(velocity_barrier=torch.where(traits.away > 0, pace, usual))
+
+def cost_share(traits: Traits): # (F, 1): factor on what a flight costs
+    return 1 / (1 + traits.away)

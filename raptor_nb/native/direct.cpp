@@ -28,8 +28,8 @@ struct FlightDraws {  // what happens to flights, and how they begin
     float load_share, max_load, max_sag;  // flights with payload (share of the mass) and sagging battery (share of the thrust)
     float drag_share, max_drag;           // flights with linear drag, 1/s
     float filter_share, max_filter;       // flights whose velocity is seen through a first-order filter, s
-    float clip_share;                     // flights whose errors are clipped as flight stacks do
     float away_share, max_away;           // flights that begin further away, m
+    float clip_share;                     // those of them whose errors are clipped as flight stacks do
 };
 
 struct DirectTraining {
@@ -254,13 +254,13 @@ Traits draw_traits(const Drones& d, const FlightDraws& how, Random& random) {
     for (int i = 0; i < 2; i++) x.offset[i] *= kept;
     const V drag = how.max_drag * random.uniform();
     x.drag = random.uniform() < how.drag_share ? drag : V{};
-    const V late = how.max_filter * square(random.uniform());
+    const V late = how.max_filter * random.uniform();
     x.follows = random.uniform() < how.filter_share ? 1.f - exp(-d.dt / max(late, all(1e-4f))) : all(1.f);
-    const I clips = random.uniform() < how.clip_share, wide = random.uniform() < .3f;
-    x.clip[0] = clips ? (wide ? all(.6f) : all(.5f)) : all(FREE);
-    x.clip[1] = clips ? (wide ? all(2.f) : all(1.f)) : all(FREE);
     const V away = how.max_away * random.uniform();
     x.away = random.uniform() < how.away_share ? away : V{};
+    const I clips = (x.away > 0) & (random.uniform() < how.clip_share), wide = random.uniform() < .3f;
+    x.clip[0] = clips ? (wide ? all(.6f) : all(.5f)) : all(FREE);
+    x.clip[1] = clips ? (wide ? all(2.f) : all(1.f)) : all(FREE);
     return choose(random.uniform() < how.plain_share, no_traits(), x);
 }
 
@@ -344,8 +344,11 @@ struct Flight {  // a block
     }
     Kept at(int k) const { return Kept::at(tape, k, t.hidden); }
 
-    // whoever cannot see how fast it flies has to fly slowly
-    V pace() const { return min(PACE * traits.clip[1], t.cost.velocity_barrier); }
+    // whoever comes from far away and cannot see how fast it flies has to fly slowly
+    V pace() const {
+        return traits.away > 0 ? min(PACE * traits.clip[1], t.cost.velocity_barrier) : all(t.cost.velocity_barrier);
+    }
+    V share() const { return 1.f / (1.f + traits.away); }  // far flights cost no more than near ones
     void step(int k, const Disturbance& disturbance, Random& random) {
         const Kept row = at(k);
         V force[3];
@@ -372,6 +375,7 @@ struct Flight {  // a block
         const State n = step_forward(d, s, row.action, acceleration_of(d, force), *row.step);
         V cost = cost_forward(d, t.cost, n, s.action, pace());
         for (int i = 0; i < 4; i++) cost += t.cost.excess * square(relu(abs(row.action[i]) - 1.f));
+        cost *= share();
         total += cost;
         began = terminated(d, n) | ~is_finite(cost);
         ends += began ? all(1.f) : V{};
@@ -388,10 +392,14 @@ struct Flight {  // a block
             const State &before = *row.state, &n = state_after(k, ended);
             const I started = *row.began;
             if (any(ended)) ds = select(ended, State{}, ds);
-            cost_backward(d, t.cost, n, before.action, pace(), ds, dprevious);
+            State dcost{};
+            cost_backward(d, t.cost, n, before.action, pace(), dcost, dprevious);
+            const V part = share();
+            for (int i = 0; i < STATE; i++) values(ds)[i] += part * values(dcost)[i];
             V daction[4];
             for (int i = 0; i < 4; i++) {
-                V x = t.cost.excess * 2.f * relu(abs(row.action[i]) - 1.f);
+                dprevious[i] *= part;
+                V x = part * t.cost.excess * 2.f * relu(abs(row.action[i]) - 1.f);
                 daction[i] = ds.action[i] + (row.action[i] < 0 ? -x : x);
             }
             const V3 dacceleration = d.dt * ds.v + (.5f * d.dt * d.dt) * ds.p;

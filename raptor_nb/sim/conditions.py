@@ -243,7 +243,8 @@ def flight_keywords(condition): # {keyword: value} or None -> dict(start, target
     for k in 'seconds', 'steady':
         number = isinstance(how[k], (int, float)) and not isinstance(how[k], bool)
         if how[k] is not None and not (number and 0 < how[k] < 1e5):
-            raise EvaluationError(f"{k} is {how[k]!r}; it must be a positive number of s")
+            raise EvaluationError(f"{k} is {how[k]!r}; "
+                                  "it must be a positive number of s")
     return how | dict(loop=find_loop(how['loop']))
 
 # %% ../../nbs/sim/conditions.ipynb #2597b9fd

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..core.config import suggest
-from ..drones import parse_drone
+from ..drones import Integration
 from ..policy import EvaluationError
 
 # %% ../../nbs/sim/loops.ipynb #605669e5
@@ -37,7 +37,7 @@ class Loop:
                                   "from 100, the rate of the training, to 10000")
 
     @property
-    def calls(self): return int(self.rate // 100) # from one move of the state to the next
+    def calls(self): return int(self.rate // 100) # for one move of the state
     @property
     def dt(self): return 1 / self.rate            # s, between calls
     @property
@@ -81,7 +81,8 @@ class Commands:
                  shown, # (n, 4) previous action as the simulator shows it
                 ):      # (n, 4) as the policy is to see it
         if self.count: return self.total / np.float32(self.count)
-        return shown if self.loop.first is None else np.full_like(shown, self.loop.first)
+        first = self.loop.first
+        return shown if first is None else np.full_like(shown, first)
 
     def give(self,
              action, # (n, 4) of the policy
@@ -112,8 +113,8 @@ def kept_hidden_state(policy):
 
 # %% ../../nbs/sim/loops.ipynb #5c96c904
 def with_step(drone, # Drone
-              dt,    # s
+              dt,    # s, of a loop
              ):      # Drone
-    "The same drone, simulated in other steps. Raises DroneError"
+    "The same drone, simulated in other steps"
     if drone.integration.dt == dt: return drone
-    return parse_drone(drone.to_dict() | {'integration': {'dt': dt}})
+    return drone.model_copy(update={'integration': Integration(dt=dt)})

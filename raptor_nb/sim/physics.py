@@ -453,6 +453,17 @@ class TorchSimulator:
         else: self.now = where(torch.as_tensor(mask)[:, None], start, self.now)
 
     def position(self): return self.now.position[:, 0].numpy() # (D, 3) m
+    def linear_velocity(self): return self.now.linear_velocity[:, 0].numpy() # m/s
+    def force(self): return self.now.force[:, 0].numpy() # (D, 3) N, world
+
+    def set_state(self, **parts): # of State, (D, width) each
+        "Overwrite parts of the state"
+        t = lambda x: torch.as_tensor(np.array(x)).to(self.params.like)[:, None]
+        self.now = self.now._replace(**{k: t(v) for k, v in parts.items()})
+
+    def set_drones(self, drones): # list of D Drones
+        "Other drones in the same states"
+        self.drones, self.params = drones, batch_params(drones)
 
     def state(self): # -> {name: (D, width) array}
         return {k: v[:, 0].numpy() for k, v in self.now._asdict().items()}

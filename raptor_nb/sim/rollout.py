@@ -358,8 +358,8 @@ def begin_flights(simulator,       # Simulator of n lanes
             linear_velocity=state['linear_velocity'] + trajectory.velocity[0])
 
 # %% ../../nbs/sim/rollout.ipynb #aae84bf3
-def _trajectories(target, drones, flights, seed, move=.01): # -> Drones, Trajectory of all lanes
-    "l2f's limit of position is lifted and holds relative to the path"
+def _trajectories(target, drones, flights, seed, move=.01): # -> Drones, Trajectory
+    "Of all lanes; l2f's limit of position is lifted and holds relative to the path"
     drones = [d for d in drones for _ in range(flights)]
     if target is None: return drones, None
     randoms = flight_randoms(seed, range(len(drones)), flights, TARGET_STREAM)
@@ -391,8 +391,9 @@ class _Plan(NamedTuple):
         how, loop = self.how, self.how['loop']
         dt = loop.dt if loop else .01
         world = flight_world(how, self.randoms, self.lanes, dt)
-        return dict(sensors=flight_sensors(how, self.randoms, dt), loop=loop, world=world,
-                    actuators=flight_actuators(how), trajectory=self.path)
+        return dict(sensors=flight_sensors(how, self.randoms, dt), world=world,
+                    actuators=flight_actuators(how), loop=loop,
+                    trajectory=self.path)
 
 def _plan(drones, condition, seed, flights, steps): # -> _Plan
     "Raises EvaluationError, DroneError"

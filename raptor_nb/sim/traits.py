@@ -60,7 +60,8 @@ class OffCentre:
     share: float # of the arm
     def __call__(self, drone): # -> Drone. Raises DroneError
         angle = _random(drone, 2).uniform(0, 2 * np.pi)
-        off = self.share * drone.arm_length * np.array([np.cos(angle), np.sin(angle), 0])
+        way = np.array([np.cos(angle), np.sin(angle), 0])
+        off = self.share * drone.arm_length * way
         return with_dynamics(
             drone, rotor_positions=np.asarray(drone.dynamics.rotor_positions) - off)
 
@@ -98,7 +99,8 @@ def rotor_load(drone,      # Drone, as the condition has changed it
 def _check_share(word, value, most=1.):
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if number and 0 <= value <= most: return float(value)
-    raise EvaluationError(f"{word} is {value!r}; it must be a number from 0 to {most:g}")
+    raise EvaluationError(f"{word} is {value!r}; "
+                          f"it must be a number from 0 to {most:g}")
 
 class Quantised:
     "Commands come in so many bits"
@@ -121,7 +123,8 @@ class ThrustCurves:
         self.span = high - self.low
         coefficients = np.array([x.rotor_thrust_coefficients for x in d], float)
         self.c = np.moveaxis(coefficients, -1, 0) # (3, n, 4)
-        self.least, self.most = (self.thrust(np.full_like(self.c[0], u)) for u in (-1, 1))
+        at = lambda u: self.thrust(np.full_like(self.c[0], u))
+        self.least, self.most = at(-1), at(1)
 
     def thrust(self, command): # (n, 4) in -1..1 -> (n, 4) N
         w = self.low + self.span * (command + 1) / 2
@@ -141,8 +144,8 @@ class MotorCurve:
     def __init__(self, exponent):
         number = isinstance(exponent, (int, float)) and not isinstance(exponent, bool)
         if not number or not .5 <= exponent <= 5:
-            raise EvaluationError(f"motor_curve is {exponent!r}; it must be an exponent "
-                                  "from 0.5 to 5")
+            raise EvaluationError(f"motor_curve is {exponent!r}; "
+                                  "it must be an exponent from 0.5 to 5")
         self.exponent, self.curves = exponent, None
     def __call__(self, command, flight): # (n, 4) -> (n, 4)
         if self.curves is None: self.curves = ThrustCurves(flight.simulator.drones)
@@ -150,7 +153,7 @@ class MotorCurve:
         return c.command(c.least + (c.most - c.least) * share ** self.exponent)
 
 class Sag:
-    "The thrust of every command falls in a line, by this share at the end of the flight"
+    "The thrust of every command falls in a line, by this share over the flight"
     def __init__(self, share):
         self.share, self.curves = _check_share('sag', share, .9), None
     def __call__(self, command, flight): # (n, 4) -> (n, 4)
@@ -170,8 +173,8 @@ class Wind:
     def __init__(self, speed, randoms, drones, dt): # m/s
         number = isinstance(speed, (int, float)) and not isinstance(speed, bool)
         if not number or not 0 <= speed <= 100:
-            raise EvaluationError(f"wind is {speed!r}; it must be a speed from 0 to 100 "
-                                  "m/s")
+            raise EvaluationError(f"wind is {speed!r}; "
+                                  "it must be a speed from 0 to 100 m/s")
         angle = np.array([r.uniform(0, 2 * np.pi) for r in randoms(self.stream)])
         self.air = speed * np.stack([np.cos(angle), np.sin(angle), 0 * angle], 1)
         self.mass, self.steady = np.array([[d.mass] for d in drones]), None

@@ -3,7 +3,7 @@ import { LANES, OBS, parameters } from './kernels.js';
 
 const NOISE = [...Array(12).fill(1), 2, 2, 2, 5, 5, 5, 0, 0, 0, 0]; // position and rotation, velocity, angular velocity; by sigma
 const FIELDS = `int32 flights steps hidden drones update; uint64 seed;
-  float32 noise delay_share force gust jumps tilt_share tilt resets plain_share uneven_share weakest spread offset_share max_offset curve_share load_share max_load max_sag drag_share max_drag filter_share max_filter clip_share away_share max_away;
+  float32 noise delay_share force gust jumps tilt_share tilt resets plain_share uneven_share weakest spread offset_share max_offset curve_share load_share max_load max_sag drag_share max_drag filter_share max_filter away_share max_away clip_share;
   float32 huber_delta precision damping barrier position_barrier velocity_barrier rate_barrier excess;
   float32 max_block_norm; address table starts cumulative noise_scale parameters pool gradients costs ends norms`;
 
