@@ -343,7 +343,8 @@ def show_identified(found, drone, logs): # prints what came out
     if not len(missing): print('This flight is enough.')
     for note in found.notes: print(note)
     if drone is None: return
-    left = ', '.join(f'{k} {v:.0%}' for k, v in misfit(resimulated(logs[0], drone)).items())
+    again = misfit(resimulated(logs[0], drone))
+    left = ', '.join(f'{k} {v:.0%}' for k, v in again.items())
     print(f'hover throttle: {drone.hover_throttle:.3f} predicted, {found.hover:.3f} '
           f'logged\nthe flight simulated again differs by: {left}')
 

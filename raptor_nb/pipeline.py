@@ -83,6 +83,9 @@ STUDIES = {s.name: s for s in (
     Stage('13_transfer', 'four vehicles of RotorPy, a simulator of others',
           leaves=('transfer/verdict.json', 'transfer/figures'), reads=STUDENT,
           pictures='transfer/figures/*.png'),
+    Stage('14_identify', 'known drones from their logs, and a real one',
+          leaves=('identify/verdict.json', 'identify/figures'), reads={},
+          pictures='identify/figures/*.png'),
     Stage('16_real', 'traits of real drones, and the loops of flight stacks',
           leaves=('real/verdict.json', 'real/figures'), reads=STUDENT,
           needs=('student',), pictures='real/figures/*.png'))}

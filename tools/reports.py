@@ -21,6 +21,7 @@ REPORTS = {
     "export": "runs/export/report",
     "sac": "runs/sac/report",
     "direct": "runs/direct/report_direct",
+    "identify": "runs/identify/report_identify",
 }
 EXPORTED = [TARGETS[name].file for name in targets_for(RaptorPolicy.pretrained(), "all")]
 

@@ -101,13 +101,13 @@ def write_drone(path, found, drone, how=Search()): # -> the path
                                     source=found.source, notes=found.notes))
     return Path(path)
 
-# %% ../../nbs/identify/drone_file.ipynb #d301823e
+# %% ../../nbs/identify/drone_file.ipynb #a0c55e6d
 def check_excited(found): # Identified
     "Raises LogError where nothing but priors would be written"
     told = [k for k in NEEDED if found.estimates[k].source == 'flight']
     if told: return
-    raise LogError("the flight tells nothing but the hover throttle: the commands hardly "
-                   "move. Fly throttle punches, quick rolls and pitches, and turns of "
+    raise LogError("the flight tells nothing but the hover throttle: the commands "
+                   "hardly move. Fly throttle punches, quick rolls and pitches, and turns of "
                    "the nose (see the guide)")
 
 # %% ../../nbs/identify/drone_file.ipynb #35d7c4e1

@@ -202,8 +202,8 @@ def at_centre(G, mass, geometry): # (..., 4, 16, 16) -> the same, force at the c
         moved[[x, y, PRODUCT + 1, PRODUCT], FORCE] = -ry, rx, -rx, -ry
     return moved.T @ G @ moved
 
-# %% ../../nbs/identify/estimate.ipynb #007f042b
-def priors(mass, geometry, hover): # kg, Geometry, throttle 0..1 -> {name: (value, share)}
+# %% ../../nbs/identify/estimate.ipynb #7aa00ec4
+def priors(mass, geometry, hover): # kg, Geometry, 0..1 -> {name: (value, share)}
     "Value and standard deviation as a share of it"
     d, t = find_distribution('published'), load_template()
     middle = lambda pair: float(np.mean(pair))
@@ -293,7 +293,7 @@ def with_systematic(table, mass, at_rest, how): # DataFrame of samples -> the sa
     table['thrust_to_weight'] = 4 * (table.c0 + table.c1 + table.c2) / mass / GRAVITY
     return table
 
-# %% ../../nbs/identify/estimate.ipynb #cbdcad1b
+# %% ../../nbs/identify/estimate.ipynb #550cf733
 REPORTED = ['rising', 'falling', 'thrust_to_weight', 'c0', 'c1', 'c2', 'Jxx', 'Jyy',
             'Jzz', 'torque_constant', 'centre_x', 'centre_y',
             *(f'strength_{i}' for i in range(4))]
@@ -318,7 +318,8 @@ UNITS = dict(c0='N', c1='N', c2='N', Jxx='kg m^2', Jyy='kg m^2', Jzz='kg m^2',
 def _unit(name): return f' {UNITS[name]}' if name in UNITS else ''
 
 def interval(values, level): # (n,), share -> low, high
-    return tuple(float(x) for x in np.quantile(values, [.5 - level / 2, .5 + level / 2]))
+    ends = np.quantile(values, [.5 - level / 2, .5 + level / 2])
+    return tuple(float(x) for x in ends)
 
 def unsure(values, how): # samples, the first the whole flight -> bool
     "Whether the flight does not tell"
@@ -338,7 +339,7 @@ def thrust_prior(table, mass, hover, known, how, notes): # the curve from hoveri
                  f"squared is a prior, from the hover throttle {hover:.2f}; fly "
                  f"{FLY['curve']}")
 
-# %% ../../nbs/identify/estimate.ipynb #abf78945
+# %% ../../nbs/identify/estimate.ipynb #2514456b
 def estimates_of(drawn, mass, geometry, hover, flown, at_rest, how):
     "Drawn -> {name: Estimate}, samples, notes"
     table = pd.DataFrame(drawn.values, columns=NAMES)
@@ -361,11 +362,12 @@ def estimates_of(drawn, mass, geometry, hover, flown, at_rest, how):
         prior.add('torque_constant')
     out = {'mass': Estimate(mass, mass, mass, 'kg', 'given')}
     for k in REPORTED:
-        out[k] = Estimate(float(table[k].iloc[0]), *interval(table[k].iloc[1:], how.level),
+        ends = interval(table[k].iloc[1:], how.level)
+        out[k] = Estimate(float(table[k].iloc[0]), *ends,
                           UNITS.get(k, ''), 'prior' if k in prior else 'flight')
     return out, table, notes
 
-# %% ../../nbs/identify/estimate.ipynb #a617ecc5
+# %% ../../nbs/identify/estimate.ipynb #3da56219
 def acts(G, mass, geometry): # (4, 16, 16) -> (3, 4) of unit rows, roll, pitch, yaw
     "Which rotor turns the drone which way"
     f = thrust_rows(solve(G, mass, geometry).curve, np.ones(4))
@@ -385,13 +387,14 @@ def hypotheses(): # -> yields (sentence or '', order of motors, signs, axes)
     names = 'roll (x)', 'pitch (y)', 'yaw (z)'
     for signs in itertools.product((1, -1), repeat=3):
         wrong = [n for n, s in zip(names, signs) if s < 0]
-        if wrong: yield (f"angular velocity in {' and '.join(wrong)} has the wrong sign",
+        said = ' and '.join(wrong)
+        if wrong: yield (f"angular velocity in {said} has the wrong sign",
                          (0, 1, 2, 3), signs, (0, 1, 2))
     for order in itertools.permutations(range(4)):
         if order != (0, 1, 2, 3):
             given = ', '.join(ROTORS[i] for i in order)
-            yield (f"the motors look swapped: what is given as {', '.join(ROTORS)} acts "
-                   f"as {given}", order, (1, 1, 1), (0, 1, 2))
+            yield (f"the motors look swapped: what is given as {', '.join(ROTORS)} "
+                   f"acts as {given}", order, (1, 1, 1), (0, 1, 2))
     for a in (1, -1):
         for b in (1, -1):
             yield ('the x and y axes of the angular velocity look swapped',
@@ -461,11 +464,12 @@ def explained(windows, rest, mass): # -> {equation: share of the variance}
         out[name] = float(1 - (rest[used][:, e] ** 2).sum() / mine.var() / len(mine))
     return out
 
-# %% ../../nbs/identify/estimate.ipynb #7bfc8dbf
+# %% ../../nbs/identify/estimate.ipynb #c81bc0b5
 def check_mass(mass): # -> float; raises LogError
     number = isinstance(mass, (int, float, np.number)) and not isinstance(mass, bool)
     if not number or not 1e-3 <= mass <= 1e3:
-        raise LogError(f"mass is {mass!r}; it must be a number of kg from 0.001 to 1000")
+        raise LogError(f"mass is {mass!r}; it must be a number of kg from 0.001 to "
+                       "1000")
     return float(mass)
 
 def identify(logs,       # FlightLog, or a list of them, of one drone

@@ -19,7 +19,7 @@ SENSED = dict(specific_force=3, angular_velocity=3, motors=4) # columns of each
 OPTIONAL = dict(position=3, orientation=4, linear_velocity=3) # where a log has them
 MAX_ROWS = 20_000_000 # five hours at 1 kHz
 
-# %% ../../nbs/identify/flight_log.ipynb #f6f3f15b
+# %% ../../nbs/identify/flight_log.ipynb #bc3586a3
 @dataclass(frozen=True)
 class FlightLog:
     "n rows, each motor command held until the next row"
@@ -29,7 +29,7 @@ class FlightLog:
     motors: np.ndarray           # (n, 4) 0..1
     extra: dict = field(default_factory=dict)  # parts of `OPTIONAL`: (n, width)
     found: dict = field(default_factory=dict)  # what `tidy` counted
-    source: dict = field(default_factory=dict) # file, format, and what it says of itself
+    source: dict = field(default_factory=dict) # file, format, what it says of itself
 
     def __len__(self): return len(self.time)
 
@@ -111,7 +111,7 @@ def tidy(time,             # (n,) s
     sensed = [parts.pop(name) for name in SENSED]
     return FlightLog(t - t[0], *sensed, parts, counts, source or {})
 
-# %% ../../nbs/identify/flight_log.ipynb #3a8c4877
+# %% ../../nbs/identify/flight_log.ipynb #e024c36b
 def _name(source): # dict or None -> how a sentence calls the log
     file = (source or {}).get('file')
     return f"'{file}'" if file else 'the log'
@@ -121,8 +121,8 @@ def _check_shapes(time, columns, where):
     missing = [k for k in SENSED if k not in columns]
     if missing: raise LogError(f"{where} has no {missing[0].replace('_', ' ')}")
     if len(time) > MAX_ROWS:
-        raise LogError(f"{where} has {len(time):,} rows; at most {MAX_ROWS:,} are read: "
-                       "cut it to the flight")
+        raise LogError(f"{where} has {len(time):,} rows; at most {MAX_ROWS:,} are "
+                       "read: cut it to the flight")
     for k, x in columns.items():
         shape = len(time), (SENSED | OPTIONAL)[k]
         if np.shape(x) != shape:
@@ -168,7 +168,7 @@ def check_units(log): # FlightLog
     _check_up(log, where)
     _check_motors(log, where)
 
-# %% ../../nbs/identify/flight_log.ipynb #8c3882b1
+# %% ../../nbs/identify/flight_log.ipynb #dbe64ffb
 def _check_up(log, where):
     "Raises LogError unless z is up"
     mean = _median(log.specific_force)
@@ -183,13 +183,13 @@ def _check_motors(log, where):
     "Raises LogError unless the motors' commands are shares"
     low, high = np.nanpercentile(log.motors, [.01, 99.99])
     if low < -1e-3 or high > 1.001:
-        raise LogError(f"the motor commands of {where} go from {low:.4g} to {high:.4g}; "
-                       "they must be shares from 0 to 1 of full throttle")
+        raise LogError(f"the motor commands of {where} go from {low:.4g} to "
+                       f"{high:.4g}; they must be shares from 0 to 1 of full throttle")
     if high - low < 1e-3:
         raise LogError(f"the motor commands of {where} never change (they are "
                        f"{high:.3g}); it holds no flight")
 
-# %% ../../nbs/identify/flight_log.ipynb #42941baa
+# %% ../../nbs/identify/flight_log.ipynb #52ff3419
 def resample(log,        # FlightLog
              rate=0.,    # 1/s; 0: the log's own, at most 1000
              most=.03,   # s without a row that are bridged
@@ -222,7 +222,8 @@ def _line(t, time, column, per): # -> (len(t),) interpolated, over what is finit
     return np.interp(t, x, y).astype(np.float32)
 
 def _covered(log, t, most): # -> (len(t),) bool
-    ok = np.isfinite(log.specific_force).all(1) & np.isfinite(log.angular_velocity).all(1)
+    ok = np.isfinite(log.specific_force).all(1)
+    ok &= np.isfinite(log.angular_velocity).all(1)
     time = log.time[ok]
     if len(time) < 2: return np.zeros(len(t), bool)
     after = np.clip(np.searchsorted(time, t, 'left'), 1, len(time) - 1)

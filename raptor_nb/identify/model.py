@@ -55,7 +55,7 @@ def parse_geometry(data,          # dict: rotor_positions, maybe spin and imu;
         raise LogError(f"{where}: spin is {spin.tolist()}; two must be 1, two -1")
     return Geometry(rotors, tuple(np.sign(spin)), tuple(imu))
 
-# %% ../../nbs/identify/model.ipynb #16fb798b
+# %% ../../nbs/identify/model.ipynb #b45dab46
 def _numbers(value, shape, what): # -> array; raises LogError
     try: x = np.array(value, float)
     except (TypeError, ValueError): x = np.zeros(0)
@@ -70,7 +70,8 @@ def _check_quarters(rotors, where):
     wrong = (np.sign(rotors[:, :2]) != wanted).any(1)
     if not wrong.any(): return
     name = ROTORS[int(wrong.argmax())]
-    raise LogError(f"{where}: the {name} rotor is at {rotors[wrong.argmax()].tolist()}; "
+    place = rotors[wrong.argmax()].tolist()
+    raise LogError(f"{where}: the {name} rotor is at {place}; "
                    "x is forward and y left, in the order front-right, back-right, "
                    "back-left, front-left")
 
@@ -199,12 +200,13 @@ def _shares(weights, first): # (..., 4) -> (..., 16): a weighted sum of four col
     out[..., first:first + 4] = weights
     return out
 
-# %% ../../nbs/identify/model.ipynb #812c6f72
+# %% ../../nbs/identify/model.ipynb #65220c9e
 def thrust_rows(curve,    # (..., 3) N
                 strength, # (4,) of each rotor
                ):         # (..., 4, 16): thrust of each rotor in N
     c0, c1, c2 = (curve[..., i, None, None] for i in range(3))
-    own = c0 * _rows(*[ONE] * 4) + c1 * np.eye(4, 16, SPEED) + c2 * np.eye(4, 16, SQUARE)
+    own = c0 * _rows(*[ONE] * 4) + c1 * np.eye(4, 16, SPEED)
+    own = own + c2 * np.eye(4, 16, SQUARE)
     return own * np.asarray(strength)[..., :, None]
 
 def fit_curve(G, mass, strength, terms=(0, 1, 2)): # -> (..., 3) N, rest (N^2)
@@ -231,7 +233,7 @@ def fit_rising_curve(G, mass, strength): # -> (..., 3) N that never falls, rest 
         least = np.where(good, rest, least)
     return best, least
 
-# %% ../../nbs/identify/model.ipynb #f83dc231
+# %% ../../nbs/identify/model.ipynb #14a648cf
 class Solution(NamedTuple):
     "For each of ... sets of four matrices"
     curve: np.ndarray    # (..., 3) N
@@ -242,6 +244,7 @@ class Solution(NamedTuple):
     strength: np.ndarray # (..., 4) of each rotor, mean 1
     rest: np.ndarray     # (..., 4) sums of squared residuals: a in N^2, x, y, z
 
+# %% ../../nbs/identify/model.ipynb #d2fcb1c9
 def solve(G,               # (..., 4, 16, 16) for force, roll, pitch, yaw
           mass,            # kg
           geometry,        # Geometry
@@ -275,7 +278,7 @@ def solve(G,               # (..., 4, 16, 16) for force, roll, pitch, yaw
 
 def _off_zero(x): return np.where(np.abs(x) < 1e-12, 1e-12, x)
 
-# %% ../../nbs/identify/model.ipynb #bc3705ee
+# %% ../../nbs/identify/model.ipynb #1f012c55
 def at_rest(log): # FlightLog at an even rate -> (n,) bool
     "Motors off and nothing moves, for half a second and more"
     n = max(int(log.rate / 2), 1)
@@ -292,7 +295,7 @@ def biases(log): # FlightLog at an even rate -> (force m/s^2 along z, rates (3,)
     return (float(np.linalg.norm(mean) - GRAVITY),
             log.angular_velocity[rest].mean(0, dtype=float))
 
-# %% ../../nbs/identify/model.ipynb #4f5f9ce7
+# %% ../../nbs/identify/model.ipynb #08db1b01
 SECONDS, WARM, SPAN = 1., 1.2, .01 # of a window, before it, of a span
 MOTIONS = np.array([[1, 1, 1, 1], [-1, -1, 1, 1], [-1, 1, 1, -1], [-1, 1, -1, 1]]) / 4
 
@@ -311,7 +314,7 @@ def serving(score, # (W, 4) excitation
     best = np.sort(score, 0)[-min(least, len(score)):]
     return (score >= np.minimum(share * best[-3:].mean(0), best[0])).astype(float)
 
-# %% ../../nbs/identify/model.ipynb #23364d97
+# %% ../../nbs/identify/model.ipynb #3afa981e
 def choose(log,     # FlightLog at an even rate
            good,    # (n,) bool
            most=80, # windows
@@ -349,7 +352,7 @@ def _apart(start, score, most, length): # -> indices, ascending
             mine += 1
     return np.array(sorted(chosen))
 
-# %% ../../nbs/identify/model.ipynb #477789b0
+# %% ../../nbs/identify/model.ipynb #0202c79c
 def in_the_air(log): # FlightLog at an even rate -> (n,) bool
     "From the first to the last time that the motors carry it"
     n = max(int(.25 * log.rate), 1)
@@ -361,8 +364,8 @@ def _no_windows(log, ok): # -> sentence
     where = f"'{log.source['file']}'" if log.source.get('file') else 'the log'
     flown = in_the_air(log).mean() * log.seconds
     if flown < 5:
-        return (f"{where} holds {flown:.1f} s of flight; at least 5 s are needed, and a "
-                "minute is better")
+        return (f"{where} holds {flown:.1f} s of flight; at least 5 s are needed, and "
+                "a minute is better")
     return (f"{where} has only {int(ok.sum())} windows of a second that can be used; "
             "gaps and saturated sensors take the rest")
 

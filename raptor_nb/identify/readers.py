@@ -81,7 +81,7 @@ def _csv_values(path, columns, progress): # -> (n, len(columns)) float64
     if not rows: raise LogError(f"'{path.name}' has a header and no rows")
     return np.concatenate(parts)
 
-# %% ../../nbs/identify/readers.ipynb #24fa5c3b
+# %% ../../nbs/identify/readers.ipynb #f36970d3
 _SIZES = {c: struct.calcsize('<' + c) for c in 'bBhHiIqQfd'}
 
 def _text(data, at): # bytes, offset -> text up to a zero byte, offset after it
@@ -94,7 +94,8 @@ def _sd_header(data): # first bytes of the file -> {id: (name, fields)}, version
     if len(data) < 5 or data[0] != 0xBC:
         raise LogError('it does not begin as a log of an SD card does')
     version, kinds = struct.unpack_from('<HH', data, 1)
-    if version not in (1, 2): raise LogError(f'it has version {version}; 1 and 2 are read')
+    if version not in (1, 2):
+        raise LogError(f'it has version {version}; 1 and 2 are read')
     at, events = 5, {}
     for _ in range(kinds):
         number, = struct.unpack_from('<H', data, at)
@@ -237,7 +238,7 @@ def read_ulog(path, progress=None): # -> FlightLog
     _check_four(ulog, path)
     return _merged(path, force, turn, motors, px4_order(more), more)
 
-# %% ../../nbs/identify/readers.ipynb #73f63ca8
+# %% ../../nbs/identify/readers.ipynb #47129c6f
 def _check_four(ulog, path):
     "Raises LogError where more than four motors are commanded"
     found = _topic(ulog, 'actuator_motors', [f'control[{i}]' for i in range(4, 8)])
@@ -252,14 +253,16 @@ def _merged(path, force, turn, motors, order, parameters): # -> FlightLog
     flip = np.array([1., -1., -1.])
     force, turn, motors = (_in_order(x) for x in (force, turn, motors))
     t = turn[0]
-    t = t[(t >= max(force[0][0], motors[0][0])) & (t <= min(force[0][-1], motors[0][-1]))]
+    first, last = max(force[0][0], motors[0][0]), min(force[0][-1], motors[0][-1])
+    t = t[(t >= first) & (t <= last)]
     if len(t) < 2:
         raise LogError(f"'{path.name}' has no time at which acceleration, angular "
                        "velocity and motors are all logged")
     a = np.stack([np.interp(t, force[0], c) for c in force[1].T], 1)
     w = turn[1][np.searchsorted(turn[0], t)]
     u = motors[1][np.searchsorted(motors[0], t, 'right') - 1][:, list(order)]
-    keep = {k: v for k, v in parameters.items() if k.startswith(('CA_ROTOR', 'THR_MDL'))}
+    keep = {k: v for k, v in parameters.items()
+            if k.startswith(('CA_ROTOR', 'THR_MDL'))}
     columns = dict(specific_force=a * flip, angular_velocity=w * flip,
                    motors=np.nan_to_num(u))
     return tidy(t, columns, _source(path, 'ulog', parameters=keep))
@@ -296,7 +299,7 @@ def _blackbox_rows(path): # -> field names, headers, (n, fields) float64
     if not rows: raise LogError(f"'{path.name}' holds no frames of a flight")
     return headers, np.array(rows, float)
 
-# %% ../../nbs/identify/readers.ipynb #d733e392
+# %% ../../nbs/identify/readers.ipynb #850f00d0
 def read_blackbox(path, progress=None): # -> FlightLog
     "A log of Betaflight's blackbox, its first flight. Raises LogError"
     path = Path(path)
@@ -308,8 +311,8 @@ def read_blackbox(path, progress=None): # -> FlightLog
         raise LogError(f"'{path.name}' has headers motorOutput and acc_1G that are no "
                        "numbers") from None
     if not (high > low and one_g > 0):
-        raise LogError(f"'{path.name}' says that motors go from {low:g} to {high:g} and "
-                       f"that {one_g:g} counts are one g; that cannot be")
+        raise LogError(f"'{path.name}' says that motors go from {low:g} to {high:g} "
+                       f"and that {one_g:g} counts are one g; that cannot be")
     if progress: progress(1.)
     columns = dict(specific_force=rows[:, 1:4] / one_g * 9.81,
                    angular_velocity=np.radians(rows[:, 4:7]),
