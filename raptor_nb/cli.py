@@ -7,7 +7,7 @@ __all__ = ['RESUMES', 'TFLITE', 'command', 'open_stdin', 'parser', 'stage_parser
            'pipeline_parser', 'pipeline_command', 'train_parser', 'train_command', 'generate_dynamics', 'make_folder',
            'refuse_another', 'teachers_parser', 'drones_folder', 'train_teachers_command', 'student_parser',
            'train_student_command', 'with_tflite', 'export_parser', 'export_command', 'publish_flights',
-           'copy_notebooks', 'notebooks_command']
+           'identify_parser', 'show_identified', 'counted', 'identify_command', 'copy_notebooks', 'notebooks_command']
 
 # %% ../nbs/cli.ipynb #9f1cdae4
 import argparse
@@ -24,6 +24,11 @@ from .core.execute import StageError, first_line, say
 from .core.records import WriteError, atomic, load_json
 from .core.tracking import headline_of
 from .drones import write_drone_files
+from .identify.drone_file import as_drone, check_excited, enough
+from .identify.drone_file import misfit, resimulated, write_drone
+from .identify.estimate import Search, identify
+from .identify.model import load_geometry
+from .identify.readers import READERS, read_log
 from .targets.registry import DEFAULT
 from .pipeline import notebooks_folder, pipeline, run_stage
 from .report import publish, ship
@@ -303,6 +308,76 @@ def publish_flights(args, # of raptor_export
     runs = [*runs, run_stage('10_proof', flights, report/'10_proof.ipynb')]
     rows, settings = load_json(output/'proof.json'), load_config(args.config)
     publish(report, 'exported files', rows, runs, output, settings)
+
+# %% ../nbs/cli.ipynb #cl18a002
+def identify_parser():
+    "The options of raptor_identify"
+    p = argparse.ArgumentParser('raptor_identify', allow_abbrev=False,
+        description='A drone file from the logs of a flight: PX4, Betaflight, '
+                    "Crazyflie's SD card, CSV.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    add = p.add_argument
+    add('log', nargs='+', help='the log, or several of one drone')
+    add('--mass', type=float, required=True, help='kg, with battery')
+    add('--geometry', required=True,
+        help='JSON with rotor_positions: [x, y, z] in m of front-right, back-right, '
+             'back-left, front-left; or a drone file of the same frame')
+    add('--output', default='mine/0000.json', help='the drone file')
+    add('--name', default='', help="the drone's; empty: that of the file")
+    add('--kind', default='', choices=('', *READERS),
+        help='of the logs; empty: as they begin')
+    add('--check', action='store_true', help='write nothing, say whether it is enough')
+    add('--samples', type=int, default=Search().samples, help='of the bootstrap')
+    return p
+
+# %% ../nbs/cli.ipynb #cl18a003
+def show_identified(found, drone, logs): # prints what came out
+    "Values, what to fly for more, the flight again"
+    table = found.table()
+    for k in ('value', 'low', 'high'): table[k] = [f'{x:.4g}' for x in table[k]]
+    print(table.to_string(), '\n')
+    missing = enough(found).query('not enough')
+    for k, row in missing.iterrows():
+        print(f'{k}: not sure enough (± {row.half_width:.0%}, {row.source}); fly more '
+              f'{row.fly}')
+    if not len(missing): print('This flight is enough.')
+    for note in found.notes: print(note)
+    if drone is None: return
+    left = ', '.join(f'{k} {v:.0%}' for k, v in misfit(resimulated(logs[0], drone)).items())
+    print(f'hover throttle: {drone.hover_throttle:.3f} predicted, {found.hover:.3f} '
+          f'logged\nthe flight simulated again differs by: {left}')
+
+def counted(log): # FlightLog -> sentence on its rows
+    f = log.found
+    words = dict(lost='lost', doubled='doubled', out_of_order='out of order',
+                 not_a_number='without numbers', saturated_specific_force=
+                 'with a saturated accelerometer', saturated_angular_velocity=
+                 'with a saturated gyroscope')
+    wrong = ', '.join(f'{f[k]} {word}' for k, word in words.items() if f.get(k))
+    return (f"{log.source.get('file')}: {f['rows']} rows, {log.seconds:.0f} s at "
+            f"{f['rate']:.0f} Hz{'; ' + wrong if wrong else ''}")
+
+# %% ../nbs/cli.ipynb #cl18a004
+@command
+def identify_command(argv=None): # arguments; None: the command line's
+    "raptor_identify: a drone file from the logs of a flight"
+    p = identify_parser()
+    args = p.parse_args(argv)
+    at_least_one(p, args, 'samples')
+    output, geometry = Path(args.output), load_geometry(args.geometry)
+    if output.suffix != '.json':
+        raise ConfigError(f"'{output}' must end in .json: it becomes a drone file")
+    logs = [read_log(path, args.kind) for path in args.log]
+    for log in logs: print(counted(log))
+    how = Search(samples=args.samples)
+    found = identify(logs, args.mass, geometry, how)
+    if not args.check: check_excited(found)
+    drone = None if args.check else as_drone(found, args.name or output.stem)
+    show_identified(found, drone, logs)
+    if args.check: return
+    write_drone(output, found, drone, how)
+    say(f"the drone is in '{output}'; fly it: QuadrotorEnv('{output}'), or open the "
+        "file in the page web/fly.html")
 
 # %% ../nbs/cli.ipynb #4f70314e
 def copy_notebooks(folder, # made if needed

@@ -6,11 +6,11 @@
 __all__ = ['Real', 'NonNegative', 'Noise', 'Constant', 'Seconds', 'Metres', 'Acceleration', 'Vector', 'Matrix', 'ROTORS',
            'TOO_DEEP', 'DISTRIBUTIONS', 'OLD_NAMES', 'SPLITS', 'REAL', 'NOISE_SCALE', 'DroneError', 'ActionLimit',
            'Dynamics', 'Integration', 'Init', 'Reward', 'ObservationNoise', 'ActionNoise', 'Termination', 'MDP',
-           'Gaussian', 'Disturbances', 'hover_speed', 'hover_thrusts', 'Drone', 'parse_drone', 'registry', 'load_drone',
-           'Distribution', 'DomainRandomization', 'find_distribution', 'sample_parameters', 'sample_drone',
-           'load_template', 'sample_fleet', 'sample_split', 'drone_table', 'recover_parameters', 'marginal_cdf',
-           'check_distribution', 'plot_quantity', 'real_drones', 'plot_fleet', 'plot_thrust', 'save_fleet',
-           'load_fleet', 'write_drone_files', 'with_conditions', 'scale_drone']
+           'Gaussian', 'Disturbances', 'hover_speed', 'hover_thrusts', 'Interval', 'Drone', 'parse_drone', 'registry',
+           'load_drone', 'Distribution', 'DomainRandomization', 'find_distribution', 'sample_parameters',
+           'sample_drone', 'load_template', 'sample_fleet', 'sample_split', 'drone_table', 'recover_parameters',
+           'marginal_cdf', 'check_distribution', 'plot_quantity', 'real_drones', 'plot_fleet', 'plot_thrust',
+           'save_fleet', 'load_fleet', 'write_drone_files', 'with_conditions', 'scale_drone']
 
 # %% ../nbs/01_drones.ipynb #f6be4b5d
 import json
@@ -380,6 +380,22 @@ def _check_agility(dynamics):
         raise DroneError(f"rotors can push the drone at {push:.3g} m/s^2; check mass "
                          "and thrust, at most 1e5 is plausible")
 
+# %% ../nbs/01_drones.ipynb #id18a002
+class Interval(_Part):
+    "A number, how surely it is known, and from where"
+    value: Real
+    low: Real
+    high: Real
+    unit: StrictStr = ''
+    source: Literal['flight', 'prior', 'given'] = 'flight'
+
+    @model_validator(mode='after')
+    def _check(self):
+        if self.low <= self.high: return self
+        raise DroneError(f"identified: an interval goes from {self.low:g} to "
+                         f"{self.high:g}; its low end must not be above the high one")
+
+
 # %% ../nbs/01_drones.ipynb #1f159d3e
 class Drone(_Part):
     "A quadrotor and its flights, as in l2f's JSON; frozen. Raises DroneError"
@@ -389,6 +405,7 @@ class Drone(_Part):
     integration: Integration = Integration()
     mdp: MDP = MDP()
     disturbances: Disturbances = Disturbances()
+    identified: dict[StrictStr, Interval] = {} # where a flight told the numbers
 
     def __init__(self, /, **data):
         name = data.get('name')
@@ -450,7 +467,10 @@ _L2F_ONLY = {
                    'langevin': {'gamma': 1., 'omega': 2., 'sigma': .5, 'alpha': .01}}}
 
 @patch
-def to_dict(self:Drone): return self.model_dump()
+def to_dict(self:Drone): # without `identified` where there is nothing
+    data = self.model_dump()
+    if not data['identified']: del data['identified']
+    return data
 
 # %% ../nbs/01_drones.ipynb #69d2705b
 @patch
@@ -459,7 +479,7 @@ def to_json(self:Drone, indent=None):
 
 @patch
 def to_l2f(self:Drone):
-    return json.dumps(self.model_dump(exclude={'name', 'note'}) | _L2F_ONLY)
+    return json.dumps(self.model_dump(exclude={'name', 'note', 'identified'}) | _L2F_ONLY)
 
 # %% ../nbs/01_drones.ipynb #8dddf297
 _BY_ARM = (('init', 'max_position', 10), ('termination', 'position_threshold', 20))
@@ -1114,7 +1134,7 @@ def scale_drone(drone,
                  rotor_lag=rotor_lag)
     for word, value in new.items(): _check_positive(word, value, drone)
     factors = {k: float(new[k]) / v if k in new else 1. for k, v in old.items()}
-    data = drone.to_dict()
+    data = {k: v for k, v in drone.to_dict().items() if k != 'identified'}
     data['dynamics'] = _scaled_dynamics(data['dynamics'], *factors.values())
     data['mdp']['init']['max_position'] *= factors['arm_length']
     data['mdp']['termination']['position_threshold'] *= factors['arm_length']

@@ -169,7 +169,7 @@ def read_crazyflie(path, progress=None): # -> FlightLog
     if progress: progress(1.)
     return tidy(seconds, columns, _source(path, 'crazyflie'))
 
-# %% ../../nbs/identify/readers.ipynb #5d3114ff
+# %% ../../nbs/identify/readers.ipynb #dbd17ff6
 PX4_ORDER = 0, 3, 1, 2 # PX4's motors in the policy's order
 _TOPICS = ['vehicle_acceleration', 'vehicle_angular_velocity', 'sensor_combined',
            'actuator_motors', 'actuator_outputs']
@@ -186,7 +186,8 @@ def _topic(ulog, name, fields): # -> (seconds, (n, len(fields))) or None
     data = found[0].data
     stamp = data.get('timestamp_sample', data['timestamp'])
     if not len(stamp) or not np.any(stamp): stamp = data['timestamp']
-    return stamp * 1e-6, np.stack([data[f] for f in fields], 1).astype(float)
+    with np.errstate(invalid='ignore'):
+        return stamp * 1e-6, np.stack([data[f] for f in fields], 1).astype(float)
 
 # %% ../../nbs/identify/readers.ipynb #1f91b65c
 def _first(ulog, path, what, *choices): # (topic, fields) ... -> as `_topic`
