@@ -32,7 +32,9 @@ def test_a_unit_is_trained_as_the_product_trains(small, tmp_path):
     "Same rates, same drones: the last student of learn.direct, bit for bit"
     run = direct.begin_training(small, small.direct, init_student(small),
                                 budgets.training_fleet(small))
-    with single_threaded(1): run.advance(direct.next_rates(small.direct, 0))
+    with single_threaded(1):
+        while run.updates < small.direct.num_updates:
+            run.advance(direct.next_rates(small.direct, run.updates))
     made = trained(Unit("a", small), tmp_path)
     assert made.updates == run.updates == 6
     assert torch.equal(row(made.student), row(run.student()))

@@ -78,6 +78,7 @@ def training():
                  tilt=flown.max_tilt, resets=how.reset_probability,
                  **vars(settings.real_drones))
     optimiser = SOAP | dict(rate=how.learning_rate, max_grad_norm=how.max_grad_norm,
+                            weight_decay=how.weight_decay,
                             max_block_norm=how.max_block_norm,
                             learn_h0=int(how.learn_initial_state))
     return dict(updates=UPDATES, steps=how.horizon, flights=how.flights, draws=draws,

@@ -223,7 +223,8 @@ def native_training(settings, # as the page's panel gives them, with lists for a
     soap = {k: how[k] for k in ("beta1", "beta2", "beta_covariance", "interval")}
     step = native.task(
         DirectStep, blocks=B, hidden=H, update=0, learn_h0=how["learn_h0"],
-        how=SoapSettings(**soap), max_grad_norm=how["max_grad_norm"], optimiser=memory,
+        how=SoapSettings(**soap), max_grad_norm=how["max_grad_norm"],
+        weight_decay=how["weight_decay"], optimiser=memory,
         **{k: arrays[k] for k in shared})
     kept, costs = [], []
     for i in range(updates):

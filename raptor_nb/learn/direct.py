@@ -43,6 +43,7 @@ class Direct:
     learning_rate: Positive = 0.01          # SOAP, in a line from here to zero
     rotation_interval: Count = 5            # updates between turns of SOAP's bases;
                                             # more than there are updates: Adam
+    weight_decay: NonNegative = 0.          # of weights, times the learning rate
     max_grad_norm: Positive = 0.3           # of an update ...
     max_block_norm: Positive = 3.           # ... and of what sixteen flights add to it
     reset_probability: Share = 0.3          # of a new flight between segments
@@ -260,7 +261,8 @@ class TorchTraining:
         self.generator = torch.Generator(device).manual_seed(settings.training.seed + 1)
         self.flights = Flights(settings, how, drones, student.hidden_dim,
                                self.generator, device)
-        self.optimiser = Soap(self.policy, interval=how.rotation_interval)
+        self.optimiser = Soap(self.policy, interval=how.rotation_interval,
+                              weight_decay=how.weight_decay)
         self.updates = 0
 
     def student(self) -> RaptorPolicy: return self.policy

@@ -45,7 +45,7 @@ DirectTraining = native.structure(
 DirectStep = native.structure(
     "direct", "DirectStep", "blocks hidden update learn_h0",
     "gradients parameters optimiser",
-    [("how", SoapSettings), ("max_grad_norm", ctypes.c_float)])
+    [("how", SoapSettings), *_floats("max_grad_norm weight_decay")])
 
 # %% ../../nbs/learn/direct_native.ipynb #429ee9ed
 def padded(hidden_dim): return -(-hidden_dim // LANES) * LANES
@@ -158,7 +158,8 @@ def _step(self:NativeTraining):
         DirectStep, blocks=self.blocks, hidden=padded(self.policy.hidden_dim),
         update=self.updates + 1, learn_h0=how.learn_initial_state,
         how=SoapSettings(0., .9, .99, .95, how.rotation_interval),
-        max_grad_norm=how.max_grad_norm, gradients=self.block_gradients,
+        max_grad_norm=how.max_grad_norm, weight_decay=how.weight_decay,
+        gradients=self.block_gradients,
         parameters=self.parameters, optimiser=self.optimiser)
 
 @patch

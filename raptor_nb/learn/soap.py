@@ -45,8 +45,10 @@ class Soap:
                  beta2=.99,           # of its square
                  beta_covariance=.95, # of the covariances
                  interval=5,          # updates between steps of the bases
+                 weight_decay=0.,     # of weights and biases, times the learning rate
                 ):
         self.student, self.interval = student, interval
+        self.weight_decay = weight_decay
         self.betas, self.updates = (beta1, beta2, beta_covariance), 0
         own = dict(student.named_parameters())
         self.state = {w: self._zeros(joined(own, w, b)) for w, b in LAYERS}
@@ -101,8 +103,9 @@ def step(self:Soap,
         s, g = self.state[weight], joined(grads, weight, bias)
         self._follow(s, g)
         step = learning_rate * self._direction(s, g)
-        own[weight] -= step[:-1].T
-        own[bias] -= step[-1]
+        kept = 1 - learning_rate * self.weight_decay
+        own[weight].mul_(kept).sub_(step[:-1].T)
+        own[bias].mul_(kept).sub_(step[-1])
     if not own[INITIAL].requires_grad: return
     s, g, (beta1, beta2, _) = self.state[INITIAL], grads[INITIAL], self.betas
     s['mean'].lerp_(g, 1 - beta1)

@@ -49,7 +49,7 @@ struct DirectTraining {
 struct DirectStep {  // an update of the parameters
     int32_t blocks, hidden, update, learn_h0;  // update: 1, 2, ...; whether the initial hidden state is learned
     SoapSettings how;
-    float max_grad_norm;
+    float max_grad_norm, weight_decay;
     const float* gradients;         // (blocks, P)
     float *parameters, *optimiser;  // (P); (optimiser_size): zeros before the first update
 };
@@ -509,11 +509,12 @@ void step_of(const DirectStep& t) {
     const int H = t.hidden;
     const std::vector<float> gradient = mean_gradient(t, Student::count(H));
     const Layers layers(H);
+    const float kept = 1.f - t.how.learning_rate * t.weight_decay;
     std::vector<float> step((size_t)(std::max(H, STUDENT_OBS) + 1) * 3 * H);
     float *memory = t.optimiser, *p = t.parameters;
     for (const Layer& l : layers.of) {  // weight and bias lie one after the other: a matrix with one more row
         SoapMatrix::at(memory, l.inputs + 1, l.outputs).step(t.how, gradient.data() + l.weight, t.update, step.data());
-        for (int i = 0; i < (l.inputs + 1) * l.outputs; i++) p[l.weight + i] -= step[i];
+        for (int i = 0; i < (l.inputs + 1) * l.outputs; i++) p[l.weight + i] = kept * p[l.weight + i] - step[i];
     }
     if (!t.learn_h0) return;
     float *mean = memory, *squares = memory + H;

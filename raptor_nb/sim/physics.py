@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from fastcore.basics import patch
 from torch import Tensor
 
 from ..drones import NOISE_SCALE, Drone
@@ -453,18 +454,6 @@ class TorchSimulator:
         else: self.now = where(torch.as_tensor(mask)[:, None], start, self.now)
 
     def position(self): return self.now.position[:, 0].numpy() # (D, 3) m
-    def linear_velocity(self): return self.now.linear_velocity[:, 0].numpy() # m/s
-    def force(self): return self.now.force[:, 0].numpy() # (D, 3) N, world
-
-    def set_state(self, **parts): # of State, (D, width) each
-        "Overwrite parts of the state"
-        t = lambda x: torch.as_tensor(np.array(x)).to(self.params.like)[:, None]
-        self.now = self.now._replace(**{k: t(v) for k, v in parts.items()})
-
-    def set_drones(self, drones): # list of D Drones
-        "Other drones in the same states"
-        self.drones, self.params = drones, batch_params(drones)
-
     def state(self): # -> {name: (D, width) array}
         return {k: v[:, 0].numpy() for k, v in self.now._asdict().items()}
 
@@ -478,6 +467,26 @@ class TorchSimulator:
         self.now = step(before, action, self.params)
         rewards = reward(before, action, self.now, self.params)
         return rewards[:, 0].numpy(), terminated(self.now, self.params)[:, 0].numpy()
+
+# %% ../../nbs/sim/physics.ipynb #116df918
+@patch
+def linear_velocity(self: TorchSimulator): # -> (D, 3) m/s, world
+    return self.now.linear_velocity[:, 0].numpy()
+
+@patch
+def force(self: TorchSimulator): # -> (D, 3) N, world
+    return self.now.force[:, 0].numpy()
+
+@patch
+def set_state(self: TorchSimulator, **parts): # of State, (D, width) each
+    "Overwrite parts of the state"
+    t = lambda x: torch.as_tensor(np.array(x)).to(self.params.like)[:, None]
+    self.now = self.now._replace(**{k: t(v) for k, v in parts.items()})
+
+@patch
+def set_drones(self: TorchSimulator, drones): # list of D Drones
+    "Other drones in the same states"
+    self.drones, self.params = drones, batch_params(drones)
 
 # %% ../../nbs/sim/physics.ipynb #93011555
 def from_simulator(simulator,       # sim.l2f.Simulator of D drones

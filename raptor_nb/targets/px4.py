@@ -15,8 +15,8 @@ import numpy as np
 from ..policy import PX4_DIFFERENCE, PX4_NAME, PX4_REPLAY, PX4_SIZES
 from ..policy import RaptorPolicy
 from .artefact import ExportError, Target, existing, flyable
-from .artefact import provenance
-from .tolerance import example
+from .artefact import provenance, trial_inputs
+from .tolerance import LAST_BIT, example, fly_copies
 
 # %% ../../nbs/targets/px4.ipynb #126a01a0
 BLOCK = 512
@@ -141,12 +141,19 @@ EXAMPLE_STEPS = 100
 
 def px4_example(policy,  # RaptorPolicy
                ):        # observations (T, 2, 22), actions (T, 2, 4), T of 5 or more
-    "Raises ExportError where rounding decides the actions within five steps"
+    "Raises ExportError where rounding in float32 takes half of what PX4 allows"
     steps, flights = PX4_REPLAY
     given, action = example(policy, EXAMPLE_STEPS, flights, PX4_DIFFERENCE / 2)
     if len(given) >= steps: return given, action
-    raise ExportError("PX4's self-test would fail with this policy: rounding decides "
-                      f"its actions after {len(given)} of {steps} steps")
+    given = trial_inputs('flight', steps, flights, policy.obs_dim, policy)
+    exact = fly_copies(policy, given, LAST_BIT)[0].values.astype(np.float32)
+    policy.reset()
+    rounded = np.stack([policy.evaluate_step(x.astype(np.float32)) for x in given])
+    off = np.abs(rounded - exact).mean()
+    if off < PX4_DIFFERENCE / 2: return given, exact
+    raise ExportError("PX4's self-test would fail with this policy: rounding changes "
+                      f"its actions by {off:.2g} in {steps} steps; PX4 allows "
+                      f"{PX4_DIFFERENCE:g}")
 
 # %% ../../nbs/targets/px4.ipynb #a5c16249
 def fits_px4(policy): # -> bool

@@ -7,7 +7,7 @@ const FIELDS = `int32 flights steps hidden drones update; uint64 seed;
   float32 huber_delta precision damping barrier position_barrier velocity_barrier rate_barrier excess;
   float32 max_block_norm; address table starts cumulative noise_scale parameters pool gradients costs ends norms`;
 
-const STEP = `int32 blocks hidden update learn_h0; float32 learning_rate beta1 beta2 beta_covariance; int32 interval; float32 max_grad_norm;
+const STEP = `int32 blocks hidden update learn_h0; float32 learning_rate beta1 beta2 beta_covariance; int32 interval; float32 max_grad_norm weight_decay;
   address gradients parameters memory`;
 
 export class Learner {
