@@ -107,8 +107,8 @@ def check_excited(found): # Identified
     told = [k for k in NEEDED if found.estimates[k].source == 'flight']
     if told: return
     raise LogError("the flight tells nothing but the hover throttle: the commands "
-                   "hardly move. Fly throttle punches, quick rolls and pitches, and turns of "
-                   "the nose (see the guide)")
+                   "hardly move. Fly throttle punches, quick rolls and pitches, and "
+                   "turns of the nose (see the guide)")
 
 # %% ../../nbs/identify/drone_file.ipynb #35d7c4e1
 def resimulated(log,         # FlightLog

@@ -25,7 +25,8 @@ from .soap import INITIAL, LAYERS, Soap
 from .student import BestStudent, disturbance_force
 from .student import sample_disturbances, sampling_probabilities, score
 from .traits import clipped, cost_share, draw_load, draw_traits
-from .traits import filtered, pack_traits, slower, unpack_traits, with_traits
+from .traits import filtered, pack_traits, slower, unpack_traits
+from .traits import with_traits
 from ..policy import RaptorPolicy
 from ..sim import native, physics
 from ..sim.physics import NOISE, SENSED, flatten_state, memory_layout
