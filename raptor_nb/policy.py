@@ -606,8 +606,9 @@ def published(cls:RaptorPolicy): # RaptorPolicy
 
 # %% ../nbs/00_policy.ipynb #314b0f36
 PRETRAINED = { # name: file
-    'student': 'student.safetensors', # today's
-    'v1': 'v1.safetensors'}           # of version 0.1: trained without traits
+    'student': 'student.safetensors', # the default
+    'v1': 'v1.safetensors',           # the same today; stays when the default changes
+    'real': 'real.safetensors'}       # trained for what real drones have
 
 @patch(cls_method=True)
 def pretrained(cls:RaptorPolicy, name='student'): # RaptorPolicy
