@@ -1,4 +1,4 @@
-/* made by `make bundle`; sources sha256 191e8d0dd246c48fc353e5bda901c86a23cbecf8352ee52807ee3f2cd666fdd6
+/* made by `make bundle`; sources sha256 62a157e74c0bfc7f281cb045e743754abf8f144120e963df715e67a863d5dd05
 
 Contains three.js:
 The MIT License
