@@ -22,6 +22,8 @@ REPORTS = {
     "sac": "runs/sac/report",
     "direct": "runs/direct/report_direct",
     "identify": "runs/identify/report_identify",
+    "transfer": "runs/transfer/report_transfer",
+    "real": "runs/real/report_real",
 }
 EXPORTED = [TARGETS[name].file for name in targets_for(RaptorPolicy.pretrained(), "all")]
 
