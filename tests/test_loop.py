@@ -428,7 +428,9 @@ def test_flown_as_the_stacks_fly_it(folder, stack, hertz):
     from raptor_nb.sim.rollout import evaluate
     clean = [with_conditions(d, force=0, velocity_limit=False) for d in sample_split("lessons", 4)]
     drones = [at_rate(d, hertz) for d in clean]
-    flyer = StackPolicy(folder / "student.h", stack, hertz)
+    (folder / "real").mkdir(exist_ok=True)
+    export_file(RaptorPolicy.pretrained("real"), "c", folder / "real/student.h")
+    flyer = StackPolicy(folder / "real/student.h", stack, hertz)
     flights = evaluate({stack: flyer}, drones, steps=3 * hertz)
     assert not flights.terminated.any() and flights.steady_error.median() < .05
 
