@@ -21,7 +21,7 @@ from ..core.config import ConfigError, suggest
 from ..core.parallel import InProcess, WorkerPool, core_count
 from ..core.records import load_json
 from .acceptance import check
-from .figures import colour, log_ticks
+from .figures import colour
 from .statistics import METRICS, resample
 from ..policy import EvaluationError
 from ..sim.conditions import Trajectory, flight_sensors
@@ -439,7 +439,9 @@ def plot_transfer(found, axes=None): # of `comparison`
             for who in ('published', 'student'): _dot(ax, r, who, y)
         ax.set(title=kind, xscale='log', xlabel='error, cm')
         ax.grid(axis='x', alpha=.3)
-        log_ticks(ax.xaxis)
+        decades = [.1, 1, 10, 100, 1000]
+        ax.set_xticks(decades, [f'{x:g}' for x in decades])
+        ax.minorticks_off()
     axes[0].set_yticks(range(len(names)), names, fontsize=8)
     axes[0].set_ylim(len(names) - .5, -.5)
     return axes
