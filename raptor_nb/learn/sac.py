@@ -510,7 +510,9 @@ def reward_terms(obs,    # (..., 22) or more, before a step
 # %% ../../nbs/learn/sac.ipynb #b46c381d
 class CurveStatistics(FlightStatistics):
     "What a learning curve shows of K teachers"
-    def __init__(self, gamma): self.gamma = gamma # discount
+    def __init__(self, gamma): # discount
+        super().__init__()
+        self.gamma = gamma
 
     def begin(self, flight):
         super().begin(flight)
