@@ -16,7 +16,8 @@ import test_fly as flying   # noqa: E402
 
 SITE, OUT = ROOT / "_docs", ROOT / "reports/site"
 WIDE, PHONE = (1280, 800), (390, 844)
-PAGES = {"front": "nbs/index.html", "stage": "nbs/03_pretrain.html", "api": "docs/api.html"}
+PAGES = {"front": "nbs/index.html", "stage": "nbs/03_pretrain.html", "api": "docs/api.html",
+         "report": "reports/real/README.html"}
 
 
 def picture(driver, name, width, height, phone=False):
