@@ -422,6 +422,10 @@ class Drone(_Part):
         for check in (_check_name, _check_rotor_lag, _check_flight): check(self)
         return self
 
+    def __hash__(self): # what flies; a dict has no hash
+        flies = self.dynamics, self.integration, self.mdp, self.disturbances
+        return hash((self.name, self.note, *flies))
+
 TOO_DEEP = 'is nested too deeply to be a drone'
 
 # %% ../nbs/01_drones.ipynb #360598b8
