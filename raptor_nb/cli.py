@@ -48,7 +48,7 @@ def command(main): # function of the arguments
         try: return main(argv) or 0
         except KeyboardInterrupt: said, status = RESUMES, 130
         except (ValueError, FileNotFoundError) as e: said, status = e, 2
-        except (StageError, OSError) as e: said, status = e, 1
+        except (StageError, OSError, ModuleNotFoundError) as e: said, status = e, 1
         except Exception as e: said, status = f'{type(e).__name__}: {first_line(e)}', 1
         print(f'{name}: {said}', file=sys.stderr)
         return status
