@@ -8,7 +8,7 @@ __all__ = ['RESUMES', 'TFLITE', 'command', 'open_stdin', 'parser', 'stage_parser
            'generate_dynamics', 'make_folder', 'refuse_another', 'teachers_parser', 'drones_folder',
            'train_teachers_command', 'student_parser', 'train_student_command', 'with_tflite', 'export_parser',
            'export_command', 'publish_flights', 'identify_parser', 'show_identified', 'counted', 'identify_command',
-           'copy_notebooks', 'notebooks_command', 'status_command', 'grid_parser', 'grid_command']
+           'identify_each', 'copy_notebooks', 'notebooks_command', 'status_command', 'grid_parser', 'grid_command']
 
 # %% ../nbs/cli.ipynb #9f1cdae4
 import argparse
@@ -27,7 +27,8 @@ from .core.records import WriteError, atomic, load_json
 from .core.tracking import headline_of
 from .drones import write_drone_files
 from .identify.drone_file import as_drone, check_excited, enough
-from .identify.drone_file import misfit, resimulated, write_drone
+from .identify.drone_file import identify_files, misfit, resimulated
+from .identify.drone_file import write_drone
 from .identify.estimate import Search, identify
 from .identify.model import load_geometry
 from .identify.readers import READERS, read_log
@@ -340,7 +341,10 @@ def identify_parser():
     add('--kind', default='', choices=('', *READERS),
         help='of the logs; empty: as they begin')
     add('--check', action='store_true', help='write nothing, say whether it is enough')
+    add('--each', action='store_true', help='each log is a drone of its own, of the '
+        'same mass and geometry; files beside --output, named as the logs')
     add('--samples', type=int, default=Search().samples, help='of the bootstrap')
+    add_engine(p)
     return p
 
 # %% ../nbs/cli.ipynb #cl18a003
@@ -381,6 +385,7 @@ def identify_command(argv=None): # arguments; None: the command line's
     output, geometry = Path(args.output), load_geometry(args.geometry)
     if output.suffix != '.json':
         raise ConfigError(f"'{output}' must end in .json: it becomes a drone file")
+    if args.each: return identify_each(args)
     logs = [read_log(path, args.kind) for path in args.log]
     for log in logs: print(counted(log))
     how = Search(samples=args.samples)
@@ -392,6 +397,15 @@ def identify_command(argv=None): # arguments; None: the command line's
     write_drone(output, found, drone, how)
     say(f"the drone is in '{output}'; fly it: QuadrotorEnv('{output}'), or open the "
         "file in the page web/fly.html")
+
+# %% ../nbs/cli.ipynb #881a9108
+def identify_each(args): # of raptor_identify
+    "A drone file for each of many logs, as units of work"
+    output, how = Path(args.output), Search(samples=args.samples)
+    scale = load_config(**{'scale.engine': args.engine or None}).scale
+    files = identify_files(args.log, args.mass, args.geometry, output.parent, how,
+                           args.kind, scale)
+    say(f"{len(files)} drones are in '{output.parent}'")
 
 # %% ../nbs/cli.ipynb #4f70314e
 def copy_notebooks(folder, # made if needed

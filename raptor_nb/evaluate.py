@@ -159,7 +159,8 @@ def fly_real_drones(inputs): # yields DataFrames of `evaluate`
 
 def fly_part(inputs, fleet, name, policies, drones): # as of `evaluation_plan`
     "One condition -> flights, lost flights"
-    about, how = dict(fleet=fleet, condition=name), (inputs.conditions[name], inputs.seed)
+    about = dict(fleet=fleet, condition=name)
+    how = inputs.conditions[name], inputs.seed
     flights = evaluate(policies, drones, *how).assign(**about)
     return flights, lost_flights(flights, drones, *how).assign(**about)
 

@@ -71,7 +71,7 @@ STAGES = {s.name: s for s in (
 STUDIES = {s.name: s for s in (
     Stage('08_understand', 'what the student knows, how it grows, why it fails',
           leaves=('understand.json', 'understand'), reads=STUDENT | TEACHERS,
-          needs=('student', 'teachers', 'drones'), common=('device', 'seed'),
+          needs=('student', 'teachers', 'drones'), common=COMMON,
           pictures='understand/*.png'),
     Stage('09_published_recipe',
           'a student by the published recipe, over the published curve',
@@ -411,7 +411,8 @@ def stage_states(folder) -> list: # of rows as those of `unit_states`
             rows.append(row | dict(state='done', said=f"{record['seconds']:.0f} s"))
         elif mark:
             stopped = 'stopped' if record.get('start') else 'failed'
-            rows.append(row | dict(state='running' if is_held(path.parent) else stopped))
+            state = 'running' if is_held(path.parent) else stopped
+            rows.append(row | dict(state=state))
     return rows
 
 def run_status(folder) -> pd.DataFrame: # columns unit, state, tries, where, said

@@ -194,8 +194,8 @@ def teacher_unit(folder, settings, drones, ids, k, device, check_cancelled):
                   lambda step, rows: log(step, summarise(rows)), ids=[ids[k]])
 
 # %% ../nbs/03_pretrain.ipynb #508d1095
-def spread_teachers(settings, drones, ids, output_dir, device, log): # as `train_teachers`
-    "The teachers by workers of a cluster. Raises ScaleError"
+def spread_teachers(settings, drones, ids, output_dir, device, log):
+    "As `train_teachers`, by workers of a cluster. Raises ScaleError"
     sac_road = settings.training.algorithm == 'sac'
     if sac_road: leaves = [f'sac/{i}/teachers.safetensors' for i in ids]
     else:

@@ -64,15 +64,16 @@ def slurm(folder, port):
     folder.chmod(0o755)
     env = os.environ | {"SLURM_CONF": str(folder / "slurm.conf")}
     munge = ["runuser", "-u", "munge", "--", "munged", "--foreground", "--force"]
-    munge += [f"--{name.replace('_', '-')}={folder}/munge/{name}"
-              for name in ("socket", "pid_file", "log_file", "seed_file", "key_file")]
-    munge[-1] = f"--key-file={folder}/munge/key"
+    munge += [f"--{option}={folder}/munge/{name}" for option, name in
+              (("socket", "socket"), ("pid-file", "pid"), ("log-file", "log"),
+               ("seed-file", "seed"), ("key-file", "key"))]
     commands = [munge, ["slurmctld", "-D"], ["slurmd", "-D"]]
     started = []
     try:
         for command in commands:
-            started.append(subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL,
-                                            stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT))
+            quiet = dict(stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                         stderr=subprocess.DEVNULL)
+            started.append(subprocess.Popen(command, env=env, **quiet))
             time.sleep(.5)
         end = time.monotonic() + 60
         while "idle" not in sinfo(env):
@@ -82,8 +83,12 @@ def slurm(folder, port):
     finally:
         subprocess.run(["scancel", "--user=root"], env=env, capture_output=True)
         for process in reversed(started): process.terminate()
-        for process in started: process.wait(20)
+        for process in started:
+            try: process.wait(20)
+            except subprocess.TimeoutExpired: process.kill()
 
 
 def sinfo(env):
-    return subprocess.run(["sinfo", "-h", "-o", "%T"], env=env, capture_output=True, text=True).stdout
+    "The state of the node"
+    asked = ["sinfo", "-h", "-o", "%T"]
+    return subprocess.run(asked, env=env, capture_output=True, text=True).stdout

@@ -15,7 +15,8 @@ from typing import Literal, Protocol
 
 from fastcore.basics import patch
 
-from .config import ConfigError, Count, Natural, Positive, section
+from .config import Count, Natural, Positive, section
+from .extras import optional
 from .parallel import core_count, run_concurrently, single_threaded
 from .records import save_json
 from .tracking import Live
@@ -27,11 +28,11 @@ from .units import work
 class Scale:
     "Where independent parts of a stage run, and how they are asked for"
     engine: Literal['local', 'dask', 'slurm'] = 'local'
-    workers: Natural = 0     # at once; 0: Dask one a core, SLURM as many as it has room for
+    workers: Natural = 0     # at once; 0: Dask one a core, SLURM as many as fit
     threads: Count = 1       # cores of a worker
     retries: Natural = 3     # how often a unit that ended without result is tried again
-    address: str = ''        # of a Dask scheduler; empty: as Dask is configured, or else
-                             # a cluster of processes on this machine
+    address: str = ''        # of a Dask scheduler; empty: as Dask is configured, or
+                             # else a cluster of processes on this machine
     minutes: Count = 240     # a job of SLURM may take; what it has by then is kept
     memory: Positive = 2.    # GB of a job of SLURM
 
@@ -56,8 +57,8 @@ def work_alone(place, threads):
 class Dask:
     name, poll = 'dask', .2
     def __init__(self, how: Scale):
-        try: import dask, distributed
-        except ImportError: raise _missing('dask', 'distributed') from None
+        distributed = optional('distributed', "the engine 'dask'", 'scale')
+        dask = optional('dask', "the engine 'dask'", 'scale')
         address = how.address or dask.config.get('scheduler-address', None)
         self.cluster, self.futures, self.threads = None, {}, how.threads
         try:
@@ -66,10 +67,6 @@ class Dask:
         except (OSError, ValueError) as e:
             raise ScaleError(f"no Dask scheduler answers at '{address}': "
                              f"{str(e).splitlines()[0]}") from None
-
-def _missing(engine, package):
-    return ConfigError(f"the engine '{engine}' needs {package}: "
-                       "pip install 'raptor-nb[scale]'")
 
 def _processes(how): # -> a cluster on this machine, which ends soon after its driver
     from distributed import SubprocessCluster
@@ -120,10 +117,9 @@ class Resumable:
 class Slurm:
     name, poll, array = 'slurm', 1., 500 # jobs of an array
     def __init__(self, how: Scale, folder): # of the run, for scripts and logs
-        try: from submitit import AutoExecutor
-        except ImportError: raise _missing('slurm', 'submitit') from None
+        submitit = optional('submitit', "the engine 'slurm'", 'scale')
         self.folder, self.threads = Path(folder).resolve()/'units/slurm', how.threads
-        try: self.executor = AutoExecutor(self.folder, cluster='slurm')
+        try: self.executor = submitit.AutoExecutor(self.folder, cluster='slurm')
         except RuntimeError: raise ScaleError(
             "there is no SLURM on this machine: the engine 'slurm' needs its commands "
             "sbatch, srun, squeue and scancel") from None
@@ -160,7 +156,8 @@ def why(self: Slurm, job):
     log = self.folder/f'{job}_0_log.err'
     try: lines = [l.strip() for l in log.read_text().splitlines() if l.strip()]
     except OSError: lines = []
-    return f"job {job} ended without a result: {lines[-1] if lines else 'no word of it'}"
+    said = lines[-1] if lines else 'no word of it'
+    return f'job {job} ended without a result: {said}'
 
 @patch
 def close(self: Slurm, cancel): # cancel: jobs, or False
@@ -168,7 +165,7 @@ def close(self: Slurm, cancel): # cancel: jobs, or False
 
 # %% ../../nbs/core/scale.ipynb #8a45983e
 def open_engine(how: Scale, folder) -> Engine:
-    "Raises ConfigError, ScaleError"
+    "Raises ModuleNotFoundError, ScaleError"
     return Dask(how) if how.engine == 'dask' else Slurm(how, folder)
 
 # %% ../../nbs/core/scale.ipynb #74d11bef
@@ -246,7 +243,7 @@ def run_units(units,       # list of Unit
               how=Scale(),
               cores=None,  # of the local engine: units at once; None: torch's threads
              ):
-    "Do what is not done. Raises ConfigError, ScaleError; locally what a unit raises"
+    "Do what is not done. Raises ScaleError; locally what a unit raises"
     places = [describe(unit, folder) for unit in units]
     missing = [p for p in places if not is_done(p)]
     if not missing: return

@@ -86,7 +86,8 @@ def _told(place, record, every=5.): # s
         nonlocal due
         if not isinstance(text, str) or time.monotonic() < due: return
         due = time.monotonic() + every
-        with suppress(OSError): save_json(place/'running.json', record | dict(said=text))
+        with suppress(OSError):
+            save_json(place/'running.json', record | dict(said=text))
     save_json(place/'running.json', record)
     with listening(tell): yield
 
@@ -145,7 +146,8 @@ def state_of(place) -> dict: # unit, state, tries, where, said
     row |= dict(where=f"{here or ''}{running.get('where', '')}",
                 said=running.get('said', ''))
     if is_held(place): return row | dict(state='running')
-    latest = dict(said=failed[-1]['reason'], where=failed[-1]['where']) if failed else {}
+    latest = {}
+    if failed: latest = dict(said=failed[-1]['reason'], where=failed[-1]['where'])
     if failed and submitted.get('tries', -1) < len(failed):
         return row | latest | dict(state='failed')
     if running.get('tries') == len(failed): return row | dict(state='stopped')
