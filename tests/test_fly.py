@@ -36,7 +36,9 @@ def recorded(drone, policy, steps=500, noise=.01, force=.05):
             observation = physics.observe(state) + noise * torch.randn(1, 1, 22, generator=generator, dtype=torch.float64)
             action, hidden = policy(observation[0].float(), hidden)
             state = physics.step(state, action.double()[None], fleet)
-            seen.append(listed(observation[0, 0].float())); done.append(listed(action[0])); reached.append([listed(x[0, 0]) for x in state[:5]])
+            seen.append(listed(observation[0, 0].float()))
+            done.append(listed(action[0]))
+            reached.append([listed(x[0, 0]) for x in state[:5]])
     return dict(dynamics=dynamics(drone), first=first, seen=seen, done=done, reached=reached, weights={k: listed(v) for k, v in policy.state_dict().items()})
 
 

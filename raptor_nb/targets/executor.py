@@ -137,11 +137,16 @@ template <Index INTERVAL, Index CALLS> struct Executor: Loop {
         return rlt::convert(status);
     }
 };
-static Executor<10000000, 1> a1; static Executor<10000000, 0> a0;
-static Executor<4000000, 2> b1; static Executor<4000000, 0> b0;
-static Executor<2500000, 4> c1; static Executor<2500000, 0> c0;
-static Executor<1250000, 8> d1; static Executor<1250000, 0> d0;
-static Executor<1000000, 10> e1; static Executor<1000000, 0> e0;
+static Executor<10000000, 1> a1;
+static Executor<10000000, 0> a0;
+static Executor<4000000, 2> b1;
+static Executor<4000000, 0> b0;
+static Executor<2500000, 4> c1;
+static Executor<2500000, 0> c0;
+static Executor<1250000, 8> d1;
+static Executor<1250000, 0> d0;
+static Executor<1000000, 10> e1;
+static Executor<1000000, 0> e0;
 static Loop *loops[] = {&a1, &a0, &b1, &b0, &c1, &c0, &d1, &d0, &e1, &e0};
 static Loop *chosen;
 extern "C" void choose_and_reset(int k) { (chosen = loops[k])->reset(); }
