@@ -104,9 +104,12 @@ def interval(values): # mean and 95 % interval of repetitions
     return dict(mean=v.mean(), low=v.mean() - wide, high=v.mean() + wide, n=len(v))
 
 
-def each(rows, name): # a drone, at the largest size that was measured
-    most = max(r["drones"] for r in rows)
-    return interval([r[name] / r["drones"] for r in rows if r["drones"] == most])
+def each(rows, name): # rows of 100 drones or more -> what one drone more costs, 95 %
+    "The slope of a line over the size; what is there with no drone at all is not in it"
+    from scipy import stats
+    line = stats.linregress([r["drones"] for r in rows], [r[name] for r in rows])
+    wide = stats.t.ppf(.975, len(rows) - 2) * line.stderr
+    return dict(mean=line.slope, low=line.slope - wide, high=line.slope + wide, n=len(rows))
 
 
 def law(rows, calibration, student): # -> what law.json holds
@@ -115,7 +118,7 @@ def law(rows, calibration, student): # -> what law.json holds
     columns += ["checkpoint_bytes", "teachers_bytes", "fleet_bytes"]
     large = [r for r in rows if r["drones"] >= 100] # below, a fixed part outweighs
     out = {"measured": rows, "calibration": calibration, "student": student,
-           "a_drone": {c: each(rows, c) for c in columns},
+           "a_drone": {c: each(large, c) for c in columns},
            "exponent": {f"{p}_s": fit([r["drones"] for r in large], [r[f"{p}_s"] for r in large])
                         for p in PHASES}}
     per_step = [r["teachers_s"] / (r["drones"] * r["flights"] * r["horizon"] * UPDATES)
@@ -138,6 +141,7 @@ def million(found, flights): # -> {what: {value, unit, formula}}
             n * one["offsets_s"] / OFFSET_STEPS * 500 / 3600, "core-hours",
             f"n * offsets_s / {OFFSET_STEPS} * 500 steps / 3600"),
         "drones in memory": row(n * one["sample_peak_mb"] / 1e3, "GB", "n * sample_peak_mb / 1000"),
+        "teachers in memory": row(n * one["teachers_peak_mb"] / 1e3, "GB", "n * teachers_peak_mb / 1000"),
         "drones as a stack": row(n * one["stack_peak_mb"] / 1e3, "GB", "n * stack_peak_mb / 1000"),
         "offsets in memory": row(n * one["offsets_peak_mb"] / 1e3, "GB", "n * offsets_peak_mb / 1000"),
         "teachers on disk": row(n * one["teachers_bytes"] / 1e9, "GB", "n * teachers_bytes / 1e9"),

@@ -9,7 +9,7 @@ __all__ = ['STILL', 'PARITY', 'WARM_UP', 'ENGINES', 'LEARNERS', 'ROADS', 'LARGES
            'sac_work', 'Learner', 'speed_row', 'speed_table', 'whole_direct', 'whole_two_phases', 'whole_row',
            'plot_speeds', 'device_checks']
 
-# %% ../../nbs/evaluation/devices.ipynb #bad24020
+# %% ../../nbs/evaluation/devices.ipynb #9cf55a59
 import math
 import time
 from functools import partial
@@ -28,7 +28,7 @@ from ..learn.student import init_student, score
 from ..settings import load_config
 from ..sim import physics
 
-# %% ../../nbs/evaluation/devices.ipynb #d079cf3a
+# %% ../../nbs/evaluation/devices.ipynb #01b9513c
 def moved(x,          # nest of tensors, in tuples, lists and dicts
           device,
           dtype=None, # of what is floating point; None: as it is
@@ -45,7 +45,7 @@ def difference(found, wanted): # lists of tensors -> |found - wanted| / |wanted|
     found, wanted = flat(found), flat(wanted)
     return ((found - wanted).norm() / wanted.norm()).item()
 
-# %% ../../nbs/evaluation/devices.ipynb #90bff0f3
+# %% ../../nbs/evaluation/devices.ipynb #264c3d4d
 def endless(params): # DroneParams -> the same without limits
     return params._replace(limits=(1e6,) * 3)
 
@@ -62,7 +62,7 @@ def physics_parity(settings, drones, device, steps=50): # -> relative difference
         return [physics.flatten_state(state)]
     return difference(fly(device, torch.float32), fly('cpu', torch.float64))
 
-# %% ../../nbs/evaluation/devices.ipynb #29fdbda4
+# %% ../../nbs/evaluation/devices.ipynb #e14c328b
 def teacher_parity(settings, drones, device): # -> relative difference
     "Of the gradients of teachers, against float64"
     run = apg.APGState(settings.apg, drones)
@@ -75,7 +75,7 @@ def teacher_parity(settings, drones, device): # -> relative difference
     with torch.no_grad():
         return difference(gradients(device, None), gradients('cpu', torch.float64))
 
-# %% ../../nbs/evaluation/devices.ipynb #210fbbb8
+# %% ../../nbs/evaluation/devices.ipynb #07d437cb
 def distillation_parity(settings, drones, device): # -> relative difference
     "Of the gradients of a student that imitates, against float64"
     teachers = apg.APGState(settings.apg, drones).teachers()
@@ -90,7 +90,7 @@ def distillation_parity(settings, drones, device): # -> relative difference
         return list(dagger.imitate(there, flown, *flights, steps, engine)[1].values())
     return difference(gradients(device, None), gradients('cpu', torch.float64))
 
-# %% ../../nbs/evaluation/devices.ipynb #1e27d6dc
+# %% ../../nbs/evaluation/devices.ipynb #e74db3ad
 STILL = {'flight_randomization.max_observation_noise': 0.,
          'flight_randomization.velocity_jumps': 0.,
          'real_drones.load_share': 0., 'direct.reset_probability': 0.}
@@ -111,7 +111,7 @@ def direct_parity(settings, drones, device): # -> relative difference
         return list(run.gradients()[0].values())
     return difference(gradients(device), gradients('cpu'))
 
-# %% ../../nbs/evaluation/devices.ipynb #fe8e064f
+# %% ../../nbs/evaluation/devices.ipynb #67b14789
 def filled_buffer(settings, n, obs_dim, rows=512, device='cpu'): # -> ReplayBuffer
     "Of n teachers, with random numbers; the same on every device"
     buffer = sac.ReplayBuffer(n, rows, obs_dim, device=device)
@@ -133,7 +133,7 @@ def sac_parity(settings, drones, device): # -> relative difference
         return [p.grad for p in agent.actor + agent.critic]
     return difference(gradients(device), gradients('cpu'))
 
-# %% ../../nbs/evaluation/devices.ipynb #c87be285
+# %% ../../nbs/evaluation/devices.ipynb #84174c11
 PARITY = {
     'physics, half a second': physics_parity,
     'teachers by gradients': teacher_parity, 'direct training': direct_parity,
@@ -145,7 +145,7 @@ def parity_table(settings, drones, device) -> pd.DataFrame: # what, difference
             for k, f in PARITY.items()]
     return pd.DataFrame(rows)
 
-# %% ../../nbs/evaluation/devices.ipynb #76bd5d77
+# %% ../../nbs/evaluation/devices.ipynb #ba600b1a
 def is_gpu(device): return torch.device(device).type == 'cuda'
 
 def seconds_of(work, device, tries=3): # function without arguments
@@ -170,7 +170,7 @@ def memory_of(device): # MB at most since the last call; None on a CPU
     torch.cuda.reset_peak_memory_stats(device)
     return most
 
-# %% ../../nbs/evaluation/devices.ipynb #445a2b3d
+# %% ../../nbs/evaluation/devices.ipynb #2b71551f
 ENGINES = {'torch': TorchEngine, 'compiled': CompiledEngine}
 
 def teacher_work(settings, n, device, engine): # -> function, steps of a call
@@ -207,7 +207,7 @@ def sac_work(settings, n, device, engine):
         for _ in pair: update(buffer.sample(index), *noises)
     return work, n * len(pair)
 
-# %% ../../nbs/evaluation/devices.ipynb #d165b5fe
+# %% ../../nbs/evaluation/devices.ipynb #758cf627
 class Learner(NamedTuple):
     work: object    # function as above
     engines: tuple  # which it knows
@@ -241,7 +241,7 @@ def speed_table(settings,
             for engine in LEARNERS[name].engines if engine in engines for n in some]
     return pd.DataFrame([speed_row(settings, *job, device, tries) for job in jobs])
 
-# %% ../../nbs/evaluation/devices.ipynb #e7a56bd3
+# %% ../../nbs/evaluation/devices.ipynb #9ace615d
 def whole_direct(settings, drones, validation, device): # -> RaptorPolicy
     student = init_student(settings)
     return direct.train(settings, settings.direct, student, drones, validation, device)
@@ -261,7 +261,7 @@ def whole_row(settings, road, drones, validation, device) -> dict:
     return dict(road=road, drones=len(drones), seconds=took) | score(
         student, params, settings)
 
-# %% ../../nbs/evaluation/devices.ipynb #008b13b0
+# %% ../../nbs/evaluation/devices.ipynb #06b3f425
 def plot_speeds(table, device): # of `speed_table` -> figure
     "Steps a second over the size, a panel a learner"
     import matplotlib.pyplot as plt
@@ -278,7 +278,7 @@ def plot_speeds(table, device): # of `speed_table` -> figure
     axes[0, 0].set(ylabel=f'steps a second of {clock}')
     return fig
 
-# %% ../../nbs/evaluation/devices.ipynb #17bb6fb6
+# %% ../../nbs/evaluation/devices.ipynb #2954a1eb
 LARGEST = 1e-3 # relative difference that float32 explains
 
 def device_checks(parity, speeds, whole, device): # tables; rows of `whole_row`
