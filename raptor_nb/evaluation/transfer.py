@@ -464,17 +464,16 @@ def plot_paths(tracks,   # {policy: {position, target: (flights, steps, 3)}}
               ):
     "Figure eights from above, a panel a vehicle"
     if axes is None:
-        size = dict(figsize=(3.2 * len(names), 2.4), layout='constrained')
-        size['squeeze'] = False
-        axes = plt.subplots(1, len(names), sharex=True, sharey=True, **size)[1][0]
+        axes = plt.subplots(1, len(names), sharex=True, sharey=True, squeeze=False,
+                            figsize=(3.2 * len(names), 2.7), layout='constrained')[1][0]
     for i, (name, ax) in enumerate(zip(names, axes)):
         for who, t in tracks.items():
             ax.plot(*t['position'][i, :, :2].T, color=colour(who), lw=.8, label=who)
         ax.plot(*t['target'][i, :, :2].T, 'k--', lw=.8, label='target')
         ax.set(title=name, xlabel='x, m', aspect='equal')
-        ax.set(xlim=(-1.5, 1.5), ylim=(-1, 1))
+        ax.set(xlim=(-1.5, 1.5), ylim=(-1.2, .9))
     axes[0].set(ylabel='y, m')
-    axes[0].legend(fontsize=7, loc='upper right')
+    axes[0].legend(fontsize=7, loc='lower center', ncols=3)
     return axes
 
 # %% ../../nbs/evaluation/transfer.ipynb #1d1262ca
