@@ -10,7 +10,7 @@ ROAD ?=
 LAB ?= runs/lab
 COMPLETE ?=
 
-.PHONY: help setup minute run foundation reports check test notebooks tools prepare readme docs fly page bundle lab bench tflite export-report clean
+.PHONY: help setup minute run foundation reports check test notebooks tools prepare readme docs paper-pdf fly page bundle lab bench tflite export-report clean
 help:      ## this list
 	@grep -hE '^[a-z-]+: .*##|^[a-z-]+:  *##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-13s %s\n", $$1, $$2}'
 	@printf '%s\n' '' '  variables:' \
@@ -80,6 +80,9 @@ readme: setup    ## README.md from nbs/index.ipynb
 docs: export OMP_NUM_THREADS := 1
 docs: setup      ## the documentation in _docs/index.html, without Quarto
 	$(BIN)/python tools/docs.py
+
+paper-pdf: setup ## docs/paper.md as build/paper.pdf (needs Chromium: make tools)
+	@$(BIN)/python tools/paper.py
 
 fly:  ## opens web/fly.html, the page on which drones fly; nothing is installed for it
 	@$(call open_page,web/fly.html)

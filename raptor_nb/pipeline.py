@@ -86,6 +86,10 @@ STUDIES = {s.name: s for s in (
     Stage('14_identify', 'known drones from their logs, and a real one',
           leaves=('identify/verdict.json', 'identify/figures'), reads={},
           pictures='identify/figures/*.png'),
+    Stage('15_paper', 'the figures and tables of the paper, ours beside them',
+          leaves=('paper/verdict.json', 'paper/figures'), reads={'student': '',
+                                                                 'teachers': ''},
+          pictures='paper/figures/*.png'),
     Stage('16_real', 'traits of real drones, and the loops of flight stacks',
           leaves=('real/verdict.json', 'real/figures'), reads=STUDENT,
           needs=('student',), pictures='real/figures/*.png'))}
