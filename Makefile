@@ -7,6 +7,7 @@ PROFILE ?= quick
 SLOW ?=
 NAME ?=
 ROAD ?=
+ENGINE ?=
 LAB ?= runs/lab
 COMPLETE ?=
 
@@ -19,6 +20,7 @@ help:      ## this list
 	  '                 so without a GPU give the index of CPU builds that PyTorch documents' \
 	  '  PROFILE=full   for make run: the settings of the student that is shipped' \
 	  '  ROAD=teachers  for make run and foundation: direct (from random weights), teachers (distillation), both' \
+	  '  ENGINE=slurm   for make run and foundation: where students, teachers and flights are computed: local, dask, slurm' \
 	  '  NAME=quick     for make reports: which' \
 	  '  LAB=nbs        for make lab: the notebooks of the clone themselves instead of copies in runs/lab' \
 	  '  SLOW=1         for make test: the tests that take minutes as well' \
@@ -44,10 +46,10 @@ minute: setup    ## from random weights to a student that flies, and the page on
 
 run: export WARM := $(PROFILE)
 run: setup       ## both roads to a student, export, flights and the report: runs/quick/report
-	$(BIN)/raptor_pipeline --profile $(PROFILE) $(if $(ROAD),--road $(ROAD))
+	$(BIN)/raptor_pipeline --profile $(PROFILE) $(if $(ROAD),--road $(ROAD)) $(if $(ENGINE),--engine $(ENGINE))
 
 foundation: setup ## three students by the direct road, the best under all conditions: runs/full/report; studies where there are teachers
-	$(BIN)/raptor_pipeline --profile full $(if $(ROAD),--road $(ROAD)) --studies 09_published_recipe,08_understand
+	$(BIN)/raptor_pipeline --profile full $(if $(ROAD),--road $(ROAD)) $(if $(ENGINE),--engine $(ENGINE)) --studies 09_published_recipe,08_understand
 
 reports: setup   ## a finished run's report into reports/<NAME>, its weights into raptor_nb/weights; without NAME: which there are
 	@$(BIN)/python tools/reports.py $(NAME)

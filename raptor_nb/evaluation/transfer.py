@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['BOX', 'SPEED', 'RATE', 'TILT', 'GOAL', 'SHARE', 'QUANTITIES', 'FIELDS', 'PAPER', 'SideBySide', 'Surroundings',
            'surroundings', 'chosen', 'RampedEight', 'Lanes', 'unit', 'start_state', 'lane_vehicles', 'make_simulator',
-           'make_path', 'Horizontal', 'fly_condition', 'TransferFlyer', 'work', 'fly_transfer', 'interval', 'factor',
-           'compare', 'comparison', 'vehicle_table', 'unusual', 'numbers', 'transfer_row', 'transfer_checks',
-           'read_rows', 'beside_paper', 'plot_transfer', 'plot_paths', 'film', 'record_eights']
+           'make_path', 'Horizontal', 'fly_condition', 'TransferFlyer', 'work', 'fly_transfer', 'factor', 'compare',
+           'comparison', 'vehicle_table', 'unusual', 'numbers', 'transfer_row', 'transfer_checks', 'read_rows',
+           'beside_paper', 'plot_transfer', 'plot_paths', 'film', 'record_eights']
 
 # %% ../../nbs/evaluation/transfer.ipynb #02661d53
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from ..core.parallel import InProcess, WorkerPool, core_count
 from ..core.records import load_json
 from .acceptance import check
 from .figures import colour
-from .statistics import METRICS, resample
+from .statistics import METRICS, bootstrap, resample
 from ..policy import EvaluationError
 from ..sim.conditions import Trajectory, flight_sensors
 from ..sim.loops import find_loop
@@ -277,14 +277,6 @@ def fly_transfer(policies,     # {name: policy}
     return pd.concat([tables[name] for name in conditions], ignore_index=True)
 
 # %% ../../nbs/evaluation/transfer.ipynb #7c952296
-def interval(values, draws): # (flights,), (resamples, flights) -> mean, low, high
-    "95 % of the means over flights that are drawn again; NaN is left out"
-    good = np.isfinite(values)
-    if not good.any(): return np.nan, np.nan, np.nan
-    with np.errstate(invalid='ignore', divide='ignore'):
-        means = draws @ np.where(good, values, 0) / (draws @ good)
-    return values[good].mean(), *np.nanquantile(means, (.025, .975))
-
 def factor(ours, theirs, draws): # errors (flights,) -> factor, low, high
     "Mean of theirs over mean of ours, on flights where both have one"
     both = np.isfinite(ours) & np.isfinite(theirs)
@@ -308,7 +300,7 @@ def compare(flights,  # of one vehicle and condition
         raise EvaluationError("the policies did not fly the same flights")
     draws, row = resample(len(ours)), dict(metric=metric, flights=len(ours))
     for who, g in (('student', ours), ('published', theirs)):
-        error = interval(g[metric].to_numpy(float), draws)
+        error = bootstrap(g[metric].to_numpy(float), draws)
         row |= {f'{who}{end}': x for end, x in zip(('', '_low', '_high'), error)}
         row[f'{who}_survival'] = 1 - g.terminated.mean()
     times = factor(ours[metric].to_numpy(float), theirs[metric].to_numpy(float), draws)
