@@ -62,7 +62,7 @@ def test_teachers_get_over_a_lost_flight():
 # ---- imitation
 @needs_compiler
 @pytest.mark.parametrize("steps", [1, 7, 60])
-@pytest.mark.parametrize("hidden, sequences", [(16, 16), (16, 48), (32, 16), (64, 32)])
+@pytest.mark.parametrize("hidden, sequences", [(16, 16), (16, 48), (32, 16), (64, 32), (4, 16), (24, 16)])
 def test_gradients_of_imitation_are_those_of_autograd(hidden, sequences, steps):
     student, g = student_of(hidden), torch.Generator().manual_seed(3)
     with torch.no_grad(): student.gru.initial_hidden_state.normal_(generator=g)

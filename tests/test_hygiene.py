@@ -152,7 +152,8 @@ def test_imports_are_in_cells_of_their_own(notebook):
 
 
 TAGGED = ["03_direct", "03_pretrain", "04_distill", "05_export", "06_evaluate", "08_understand",
-          "10_proof", "12_direct", "13_transfer", "14_identify", "15_paper", "16_real"]
+          "10_proof", "12_direct", "13_transfer", "14_identify", "15_paper", "16_real",
+          "17_gpu"]
 
 
 @pytest.mark.parametrize("stage", TAGGED)

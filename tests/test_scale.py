@@ -297,15 +297,28 @@ def cluster(tmp_path_factory):
             yield slurm_here
 
 
+def scontrol(*words): return subprocess.run(["scontrol", *words], capture_output=True, text=True)
+
+
+def running_job():
+    "The last job that runs, or ''"
+    asked = ["squeue", "-h", "-r", "-t", "R", "-o", "%i"]
+    return (subprocess.run(asked, capture_output=True, text=True).stdout.split() or [""])[-1]
+
+
 def disturb(folder):
-    "A worker killed, a job requeued, the node drained for a while -> how many were killed"
-    killed = kill_a_worker(folder, 1)
-    jobs = subprocess.run(["squeue", "-h", "-r", "-t", "R", "-o", "%i"], capture_output=True, text=True)
-    for job in jobs.stdout.split()[-1:]: subprocess.run(["scontrol", "requeue", job])
-    node = os.uname().nodename.split(".")[0]
-    subprocess.run(["scontrol", "update", f"nodename={node}", "state=drain", "reason=test"])
+    "A worker killed; when that was seen a job requeued, the node drained for a while -> killed"
+    killed, end = kill_a_worker(folder, 1), time.monotonic() + 60
+    while not list(Path(folder).glob("units/*/failures.json")) and time.monotonic() < end:
+        time.sleep(.2)
+    if job := running_job():
+        scontrol("requeue", job)
+        time.sleep(.5)
+        scontrol("update", f"jobid={job}", "starttime=now")
+    node = "nodename=" + os.uname().nodename.split(".")[0]
+    scontrol("update", node, "state=drain", "reason=test")
     time.sleep(2)
-    subprocess.run(["scontrol", "update", f"nodename={node}", "state=resume"])
+    scontrol("update", node, "state=resume")
     return killed
 
 

@@ -2,8 +2,9 @@
 
     python tools/paper.py            needs Chromium (Debian: chromium)
     python tools/paper.py --html     the page alone: build/paper.html
+    python tools/paper.py --table    the page's table anew, from reports/paper/verdict.json
 """
-import re, subprocess, sys, tempfile
+import json, re, subprocess, sys, tempfile
 from pathlib import Path
 
 from markdown_it import MarkdownIt
@@ -24,6 +25,34 @@ td, th { border-bottom: .5pt solid #aaa; padding: 2.5pt 4pt; text-align: left; v
 tr, img, pre { break-inside: avoid } pre { white-space: pre-wrap; font-size: 8pt }
 code { font-size: 8.6pt }
 """
+
+
+BEGIN, END = "<!-- table: python tools/paper.py --table -->", "<!-- end of the table -->"
+HEAD = """| | paper | published policy, flown here | ours | ours, real drones | difference of manner |
+| --- | --- | --- | --- | --- | --- |"""
+
+
+def text(x): return "" if x is None else f"{x:.3g}" if isinstance(x, (int, float)) else x
+
+
+def line(row):
+    "A row of the report as a row of the page; bold: worse than what is asked"
+    ours = f"**{text(row['value'])}**" if row["met"] is False else text(row["value"])
+    name = f"{row['name']}, {row['unit']}" if row["unit"] else row["name"]
+    cells = name, text(row["paper"]), text(row["published"]), ours, text(row.get("real")), row["manner"]
+    return f"| {' | '.join(cells)} |"
+
+
+def table(rows):
+    "All rows that lie beside the paper"
+    own = [r for r in rows if "manner" in r and r["published"] is not None]
+    return "\n".join([BEGIN, "", HEAD, *map(line, own), "", END])
+
+
+def write_table():
+    rows = json.loads((ROOT / "reports/paper/verdict.json").read_text(encoding="utf-8"))
+    before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
+    PAGE.write_text(before + table(rows) + rest.partition(END)[2], encoding="utf-8")
 
 
 def addresses(html):
@@ -53,6 +82,7 @@ def print_page(html, pdf):
 
 
 def main():
+    if "--table" in sys.argv[1:]: return write_table()
     html, pdf = ROOT / "build/paper.html", ROOT / "build/paper.pdf"
     html.parent.mkdir(exist_ok=True)
     html.write_text(page(), encoding="utf-8")
