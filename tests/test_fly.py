@@ -16,7 +16,8 @@ import browser as chromium  # noqa: E402
 import fly  # noqa: E402
 
 NODE = shutil.which("node")
-POLICIES = {"student": RaptorPolicy.pretrained, "published": RaptorPolicy.published}
+POLICIES = {"student": RaptorPolicy.pretrained, "real": functools.partial(RaptorPolicy.pretrained, "real"),
+            "published": RaptorPolicy.published}
 dynamics = lambda drone: drone.to_dict()["dynamics"]
 listed = lambda tensor: tensor.double().numpy().tolist()
 
@@ -385,7 +386,7 @@ def test_keys(page):
     assert page.execute_script("return raptor.app.choice") == list(real_drones())[2]
     press(page, "8")
     assert page.execute_script("return raptor.world.flights.length") == 8
-    press(page, "0", "c", "c")
+    press(page, "0", "c", "c", "c")
     assert page.execute_script("return raptor.app.policies") == ["student", "published"]
     press(page, "p", "s")
     assert page.execute_script("return [raptor.app.paused, raptor.app.speed]") == [False, .25]
