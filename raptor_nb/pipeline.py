@@ -96,7 +96,10 @@ STUDIES = {s.name: s for s in (
           pictures='paper/figures/*.png'),
     Stage('16_real', 'traits of real drones, and the loops of flight stacks',
           leaves=('real/verdict.json', 'real/figures'), reads=STUDENT,
-          needs=('student',), pictures='real/figures/*.png'))}
+          needs=('student',), pictures='real/figures/*.png'),
+    Stage('17_gpu', 'what a GPU changes: parity, speed, memory',
+          leaves=('gpu/verdict.json', 'gpu/figures'), reads={}, common=('device',),
+          pictures='gpu/figures/*.png'))}
 
 # %% ../nbs/07_pipeline.ipynb #6a0ef1aa
 def find_stage(name) -> Stage: # '03_pretrain'

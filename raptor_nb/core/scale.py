@@ -184,9 +184,11 @@ class Driver:
 
     def submit(self):
         fresh = [p for p, job in self.jobs.items() if job is None]
-        for place, job in zip(fresh, self.engine.submit(fresh) if fresh else []):
+        if not fresh: return
+        tries = [len(failures(p)) for p in fresh] # before one can fail
+        for place, job, n in zip(fresh, self.engine.submit(fresh), tries):
             self.jobs[place] = job
-            about = dict(engine=self.engine.name, job=job, tries=len(failures(place)))
+            about = dict(engine=self.engine.name, job=job, tries=n)
             save_json(place/'submitted.json', about)
 
     def said(self) -> str: # how far it is

@@ -44,7 +44,7 @@ class Unit:
 def describe(unit: Unit, folder) -> Path: # the run's -> the unit's
     "Write down what there is to do. Raises WriteError, RecordError"
     place = unit.place(folder)
-    if not (place/'unit.json').is_file(): save_json(place/'unit.json', unit)
+    if read(place, 'unit') != plain(unit): save_json(place/'unit.json', unit)
     return place
 
 def read(place, name) -> dict: # empty: it is not there, or cannot be read

@@ -223,7 +223,7 @@ def kept_fleet(drones: list, folder) -> str: # the file, relative to the run's f
     "Drones for a unit of work. Raises WriteError"
     text = '\n'.join(d.to_json() for d in drones)
     name = f'units/inputs/{hashlib.sha256(text.encode()).hexdigest()[:12]}.json'
-    if not (Path(folder)/name).is_file(): save_fleet(drones, Path(folder)/name)
+    save_fleet(drones, Path(folder)/name)
     return name
 
 def kept_teachers(teachers: Teachers, folder) -> str: # likewise
@@ -232,5 +232,5 @@ def kept_teachers(teachers: Teachers, folder) -> str: # likewise
     for tensor in teachers.state_dict().values():
         key.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     name = f'units/inputs/{key.hexdigest()[:12]}.safetensors'
-    if not (Path(folder)/name).is_file(): teachers.save(Path(folder)/name)
+    teachers.save(Path(folder)/name)
     return name

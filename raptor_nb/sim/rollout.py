@@ -54,7 +54,7 @@ def _teachers(teachers, n, flights):
                               "drones; there must be one each, in the same order")
     def act(observation):
         stacked = torch.from_numpy(observation).reshape(teachers.n, flights, -1)
-        return teachers(stacked).reshape(n, -1).numpy()
+        return teachers(stacked.to(teachers.w1)).reshape(n, -1).cpu().numpy()
     return act
 
 # %% ../../nbs/sim/rollout.ipynb #c81d00da
@@ -314,7 +314,7 @@ class HiddenStates(Observer):
 
     def before_step(self, flight):
         if flight.step + 1 not in self.looks: return
-        self.hidden.append(flight.policy.get_hidden_state()[0].numpy())
+        self.hidden.append(flight.policy.get_hidden_state()[0].cpu().numpy())
         self.observation.append(flight.observation)
 
     def end(self, flight):
