@@ -9,22 +9,24 @@ from contextlib import contextmanager
 from pathlib import Path
 from threading import Thread
 
+import pandas as pd
 import pytest
 import torch
 from filelock import FileLock
 
 import slurm_here
-from raptor_nb import cli, direct, pretrain
+from raptor_nb import cli, direct, evaluate, pretrain, understand
 from raptor_nb.core import scale as S
 from raptor_nb.core import units as U
 from raptor_nb.core.records import load_json, save_json
 from raptor_nb.core.scale import Driver, Scale, ScaleError, run_units
 from raptor_nb.core.units import Unit, describe, is_done, unit_states, work
 from raptor_nb.drones import load_fleet, sample_fleet
+from raptor_nb.evaluation.ablation import CachedTraining
 from raptor_nb.grid import grid_units, parse_grid, run_grid
 from raptor_nb.learn.student import kept_fleet, kept_teachers
 from raptor_nb.pipeline import dependencies, find_notebook, plan_road, run_status, STAGES
-from raptor_nb.policy import Teachers
+from raptor_nb.policy import RaptorPolicy, Teachers
 from raptor_nb.settings import load_config
 
 TINY = direct.TRIAL | {"environment.episode_steps": 20, "apg.engine": "native"}
@@ -203,23 +205,55 @@ def test_fleet_and_teachers_come_to_the_worker_as_they_are(tmp_path):
     assert same(teachers, Teachers.load(tmp_path / kept_teachers(teachers, tmp_path)))
 
 
-@pytest.mark.parametrize("algorithm", ["apg", "sac"])
-def test_teachers_of_units_are_those_of_one_run(algorithm, tmp_path, monkeypatch):
+class Closing(Here):
+    def close(self, cancel): pass
+
+
+@pytest.fixture
+def spread(monkeypatch):
+    "A cluster that is this process"
     monkeypatch.setattr(S, "open_engine", lambda how, folder: Closing())
+
+
+@pytest.mark.parametrize("algorithm", ["apg", "sac"])
+def test_teachers_of_units_are_those_of_one_run(algorithm, spread, tmp_path):
     short = {"training.algorithm": algorithm, "apg.num_updates": 3, "apg.horizon": 10,
              "apg.num_envs": 4, "apg.group": 2, "training.steps_per_teacher": 400,
              "training.eval_frequency": 200, "sac.learning_starts": 100,
              "training.checkpoint_frequency": 200, "training.device": "cpu"}
     base, fleet, told = load_config(**short), sample_fleet(3), []
     whole = pretrain.train_teachers(base, fleet, [0, 1, 2], tmp_path / "whole")
-    spread = load_config(base, **{"scale.engine": "dask"})
-    made = pretrain.train_teachers(spread, fleet, [0, 1, 2], tmp_path / "spread",
+    on_cluster = load_config(base, **{"scale.engine": "dask"})
+    made = pretrain.train_teachers(on_cluster, fleet, [0, 1, 2], tmp_path / "spread",
                                    lambda step, numbers: told.append(step))
     assert same(whole, made) and made.ids == whole.ids and len(told) > 1
 
 
-class Closing(Here):
-    def close(self, cancel): pass
+def test_flights_of_units_are_those_of_one_run(spread, tmp_path):
+    pytest.importorskip("l2f", reason="needs the extra raptor-nb[sim]")
+    few = {"evaluation.num_drones": 4, "evaluation.observation_noise": [.03]}
+    def fly(engine):
+        settings = load_config(**few | {"scale.engine": engine})
+        return evaluate.fly_all(evaluate.load_inputs(settings, tmp_path, "published", teachers="none"))
+    here, there = fly("local"), fly("dask")
+    pd.testing.assert_frame_equal(here.flights, there.flights)
+    pd.testing.assert_frame_equal(here.lost, there.lost, check_dtype=False)
+    assert unit_states(tmp_path).state.tolist() == ["done"] * here.flights.condition.nunique()
+
+
+def test_ablations_of_units_are_those_of_one_run(spread, tmp_path):
+    fleet, teachers = sample_fleet(2), Teachers(2, 29)
+    short = {"distillation.dagger.num_updates": 2, "distillation.dagger.num_envs": 16,
+             "distillation.dagger.drones": 1, "distillation.sequence_length": 20,
+             "distillation.dagger.validation_interval": 2, "environment.episode_steps": 20,
+             "distillation.fine_tuning.num_updates": 0, "apg.engine": "native"}
+    def train(engine):
+        settings, folder = load_config(**short | {"scale.engine": engine}), tmp_path / engine
+        training = CachedTraining(folder, teachers, fleet, fleet)
+        study = understand.Study(settings, {}, folder, training=training, log=lambda text: None)
+        return understand.train_students(study, {"nothing, here": (training, settings)})["nothing, here"]
+    assert same(train("local"), train("dask"))
+    assert unit_states(tmp_path / "dask").state.tolist() == ["done"]
 
 
 def test_a_grid_is_every_combination_and_grows(tmp_path):
@@ -282,6 +316,21 @@ def test_a_dask_cluster_whose_workers_are_killed_gives_the_same_students(alone, 
         made = direct.train_students(settings_of("dask"), sample_fleet(3), tmp_path)
     assert killed == [2]
     assert all(same(made[n], alone[n]) for n in alone)
+
+
+@pytest.mark.slow
+def test_a_stage_by_its_command_is_the_same_on_dask_and_not_done_again(tmp_path, capsys):
+    pytest.importorskip("distributed")
+    small = TINY | {"scale.workers": 1, "validation.num_drones": 2, "direct.num_updates": 0}
+    (tmp_path / "tiny.yaml").write_text(load_config(**small).to_yaml())
+    def train(folder, engine):
+        assert cli.train_command(["--config", str(tmp_path / "tiny.yaml"), "--output-dir",
+                                  str(tmp_path / folder), "--engine", engine]) == 0
+        return capsys.readouterr().out
+    for engine in ("local", "dask"): train(engine, engine)
+    students = [RaptorPolicy.load(tmp_path / f"{engine}/student.safetensors") for engine in ("local", "dask")]
+    assert same(*students)
+    assert "nothing changed: skipped" in train("local", "dask")
 
 
 @pytest.fixture(scope="module")
