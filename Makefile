@@ -4,13 +4,15 @@ SHELL := bash
 BIN := .venv/bin
 JOBS ?= 2
 PROFILE ?= quick
+DEVICE ?= auto
 SLOW ?=
 NAME ?=
 ROAD ?=
+ENGINE ?=
 LAB ?= runs/lab
 COMPLETE ?=
 
-.PHONY: help setup minute run foundation reports check test notebooks tools prepare readme docs fly page bundle lab bench tflite export-report clean
+.PHONY: help setup minute run foundation gpu reports check test notebooks tools prepare readme docs paper-pdf fly page bundle lab bench tflite export-report clean
 help:      ## this list
 	@grep -hE '^[a-z-]+: .*##|^[a-z-]+:  *##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-13s %s\n", $$1, $$2}'
 	@printf '%s\n' '' '  variables:' \
@@ -19,6 +21,8 @@ help:      ## this list
 	  '                 so without a GPU give the index of CPU builds that PyTorch documents' \
 	  '  PROFILE=full   for make run: the settings of the student that is shipped' \
 	  '  ROAD=teachers  for make run and foundation: direct (from random weights), teachers (distillation), both' \
+	  '  DEVICE=cuda:1  for make gpu: which device; auto is the first GPU, or a miniature on the CPU' \
+	  '  ENGINE=slurm   for make run and foundation: where students, teachers and flights are computed: local, dask, slurm' \
 	  '  NAME=quick     for make reports: which' \
 	  '  LAB=nbs        for make lab: the notebooks of the clone themselves instead of copies in runs/lab' \
 	  '  SLOW=1         for make test: the tests that take minutes as well' \
@@ -44,10 +48,13 @@ minute: setup    ## from random weights to a student that flies, and the page on
 
 run: export WARM := $(PROFILE)
 run: setup       ## both roads to a student, export, flights and the report: runs/quick/report
-	$(BIN)/raptor_pipeline --profile $(PROFILE) $(if $(ROAD),--road $(ROAD))
+	$(BIN)/raptor_pipeline --profile $(PROFILE) $(if $(ROAD),--road $(ROAD)) $(if $(ENGINE),--engine $(ENGINE))
 
 foundation: setup ## three students by the direct road, the best under all conditions: runs/full/report; studies where there are teachers
-	$(BIN)/raptor_pipeline --profile full $(if $(ROAD),--road $(ROAD)) --studies 09_published_recipe,08_understand
+	$(BIN)/raptor_pipeline --profile full $(if $(ROAD),--road $(ROAD)) $(if $(ENGINE),--engine $(ENGINE)) --studies 09_published_recipe,08_understand
+
+gpu: setup       ## what a GPU changes: the same gradients, steps a second, memory, seconds of a policy: runs/gpu/report_gpu
+	$(BIN)/python tools/gpu.py --device $(DEVICE)
 
 reports: setup   ## a finished run's report into reports/<NAME>, its weights into raptor_nb/weights; without NAME: which there are
 	@$(BIN)/python tools/reports.py $(NAME)
@@ -80,6 +87,9 @@ readme: setup    ## README.md from nbs/index.ipynb
 docs: export OMP_NUM_THREADS := 1
 docs: setup      ## the documentation in _docs/index.html, without Quarto
 	$(BIN)/python tools/docs.py
+
+paper-pdf: setup ## docs/paper.md as build/paper.pdf (needs Chromium: make tools)
+	@$(BIN)/python tools/paper.py
 
 fly:  ## opens web/fly.html, the page on which drones fly; nothing is installed for it
 	@$(call open_page,web/fly.html)

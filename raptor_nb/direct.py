@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TRIAL', 'change_settings', 'choose_fleet', 'first_student', 'plot_method', 'sections', 'train_student', 'seeds',
-           'train_students', 'plot_learning']
+           'train_students', 'train_unit', 'plot_learning']
 
 # %% ../nbs/03_direct.ipynb #36546826
 from pathlib import Path
@@ -12,12 +12,14 @@ from pathlib import Path
 import pandas as pd
 
 from .core.config import ConfigError
-from .core.parallel import run_concurrently
 from .core.records import Checkpoints
+from .core.scale import run_units
 from .core.tracking import training_log
+from .core.units import Unit
 from .drones import load_fleet, sample_split
 from .learn import direct
-from .learn.student import extra_drones, init_student, validation_drones
+from .learn.student import extra_drones, init_student, kept_fleet
+from .learn.student import validation_drones
 from .policy import RaptorPolicy, load_policy
 from .settings import Settings, load_config
 
@@ -29,10 +31,11 @@ TRIAL = { # settings of a trial: everything runs, nothing is learned
     'direct.seeds': 2, 'validation.num_drones': 2, 'validation.selection_drones': 2,
     'environment.episode_steps': 100, 'apg.engine': 'torch'}
 
-def change_settings(settings: Settings, updates=0, hidden_dim=0, device='', seed=-1):
+def change_settings(settings: Settings, updates=0, hidden_dim=0, device='', seed=-1,
+                    engine=''):
     "The parameters of this notebook as changes of settings. Raises ConfigError"
     given = {'direct.num_updates': updates, 'student.hidden_dim': hidden_dim,
-             'training.device': device}
+             'training.device': device, 'scale.engine': engine}
     changes = {k: v for k, v in given.items() if v}
     if seed >= 0: changes['training.seed'] = seed
     return load_config(settings, **changes)
@@ -149,14 +152,24 @@ def seeds(settings: Settings) -> list: # of numbers
 def train_students(settings: Settings, drones: list, output_dir, device='cpu',
                    mark='', start='') -> dict: # as above; seed -> RaptorPolicy
     "A student for every seed"
-    def one(seed, check_cancelled):
-        own = load_config(settings, **{'training.seed': seed})
-        return train_student(own, drones, output_dir, device, mark, start,
-                             check_cancelled)
     each, size = seeds(settings), settings.student.hidden_dim
     native = direct.uses_native(settings, RaptorPolicy(hidden_dim=size), device)
     alone = len(each) == 1 or not native
-    return dict(zip(each, run_concurrently(one, each, 1 if alone else None)))
+    if start and Path(start).exists(): start = str(Path(start).resolve())
+    own = {n: load_config(settings, **{'training.seed': n}) for n in each}
+    given = dict(drones=kept_fleet(drones, output_dir), device=str(device), mark=mark,
+                 start=str(start))
+    units = [Unit(f'direct-seed-{n}', 'raptor_nb.direct:train_unit',
+                  dict(settings=s.of_results()) | given,
+                  (f'students/seed-{n}.safetensors',)) for n, s in own.items()]
+    run_units(units, output_dir, settings.scale, 1 if alone else None)
+    return {n: RaptorPolicy.load(Path(output_dir)/unit.leaves[0])
+            for n, unit in zip(each, units)}
+
+def train_unit(folder, settings, drones, device, mark, start, check_cancelled):
+    "What a worker does"
+    train_student(load_config(settings), load_fleet(folder/drones), folder, device,
+                  mark, start, check_cancelled)
 
 # %% ../nbs/03_direct.ipynb #dd3014a2
 def plot_learning(metrics: pd.DataFrame, # columns step, cost, validation_return

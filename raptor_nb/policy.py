@@ -608,7 +608,8 @@ def published(cls:RaptorPolicy): # RaptorPolicy
 PRETRAINED = { # name: file
     'student': 'student.safetensors', # the default
     'v1': 'v1.safetensors',           # the same today; stays when the default changes
-    'real': 'real.safetensors'}       # trained for what real drones have
+    'real': 'real.safetensors',       # trained for what real drones have
+    'real32': 'real32.safetensors'}   # the same with a hidden state of 32
 
 @patch(cls_method=True)
 def pretrained(cls:RaptorPolicy, name='student'): # RaptorPolicy

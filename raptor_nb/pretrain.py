@@ -4,34 +4,42 @@
 
 # %% auto #0
 __all__ = ['parameter_changes', 'choose_ids', 'choose_drones', 'without_force', 'evaluate_teachers', 'init_teachers',
-           'train_group', 'train_in_groups', 'summarise', 'train_teachers']
+           'group_name', 'train_group', 'train_in_groups', 'summarise', 'group_unit', 'teacher_unit', 'spread_teachers',
+           'train_teachers']
 
 # %% ../nbs/03_pretrain.ipynb #4e2aa5c2
 import hashlib
 import json
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from .core.config import ConfigError, parse_ids
-from .settings import Settings
+from .settings import Settings, load_config
 from .core.parallel import choose_device, l2f_single_threaded
-from .core.records import Checkpoints, plain, run_lock
+from .core.records import Checkpoints, RecordError, load_table, plain, run_lock
+from .core.records import save_table
+from .core.scale import run_units
+from .core.tracking import Metrics, training_log
+from .core.units import Unit
 from .drones import load_fleet, sample_fleet, with_conditions
 from .learn import apg, sac
+from .learn.student import kept_fleet
 from .policy import ACTION_DIM, OBS_DIM, Teachers
 from .sim.l2f import Simulator
 from .sim.rollout import FlightStatistics, rollout
 
 # %% ../nbs/03_pretrain.ipynb #817da2f0
 def parameter_changes(settings: Settings, algorithm='', distribution='', steps=0,
-                      privileged='', device='', seed=-1) -> dict:
+                      privileged='', device='', seed=-1, engine='') -> dict:
     "The parameters of this notebook as changes of settings. Raises ConfigError"
     if steps < 0:
         raise ConfigError(f"steps is {steps}; it must be 1 or more, "
                           "or 0 for what the settings say")
     given = {'training.algorithm': algorithm, 'training.device': device,
+             'scale.engine': engine,
              'domain_randomization.distribution': distribution,
              'sac.privileged': privileged, 'apg.privileged': privileged}
     changes = {key: value for key, value in given.items() if value not in ('', None)}
@@ -115,15 +123,23 @@ def _group_hash(apg_settings, drones, seed): # 8 hex digits
     parts = [plain(vars(apg_settings)), [d.to_json() for d in drones], seed]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:8]
 
+def group_name(settings, drones, k): # of its file and checkpoints
+    "Group k of a fleet"
+    size = min(settings.apg.group, len(drones))
+    some = drones[k * size:(k + 1) * size]
+    key = _group_hash(settings.apg, some, settings.training.seed + k)
+    return f'group-{k:03d}-{key}'
+
 # %% ../nbs/03_pretrain.ipynb #98c103a1
 def train_group(settings, drones, ids, k, folder, device, log): # as `train_in_groups`
     "The teachers of group k, trained or loaded"
     seed, size = settings.training.seed + k, min(settings.apg.group, len(drones))
     mine = slice(k * size, (k + 1) * size)
     some = drones[mine]
-    name = f'group-{k:03d}-{_group_hash(settings.apg, some, seed)}'
+    name = group_name(settings, drones, k)
     path = folder and Path(folder)/f'{name}.safetensors'
-    if path and path.exists(): return Teachers.load(path)
+    if path and path.exists():
+        with suppress(RecordError): return Teachers.load(path)
     checkpoints = Checkpoints(Path(folder)/name, keep=2) if folder else None
     full = some + drones[:size - len(some)] # one compiled program serves one size
     before = k * settings.apg.num_updates
@@ -156,6 +172,61 @@ def summarise(rows: pd.DataFrame, # an evaluation by `sac.train`
     each = {f'{name}/{i}': x for i, row in rows.iterrows() for name, x in row.items()}
     return rows.mean().to_dict() | (each if 1 < len(rows) <= 16 else {})
 
+# %% ../nbs/03_pretrain.ipynb #c1406063
+def group_unit(folder, settings, drones, ids, k, device, check_cancelled):
+    "What a worker does by analytic policy gradients"
+    settings, fleet = load_config(settings), load_fleet(folder/drones)
+    about = f'group {k}, update', settings.apg.num_updates, 0, check_cancelled
+    metrics, log = training_log(folder/f'logs/pretrain/group-{k:03d}', *about)
+    before = k * settings.apg.num_updates
+    with metrics:
+        train_group(settings, fleet, ids, k, folder/'checkpoints/pretrain', device,
+                    lambda update, numbers: log(update - before, numbers))
+
+def teacher_unit(folder, settings, drones, ids, k, device, check_cancelled):
+    "What a worker does by SAC: teacher k alone"
+    settings, fleet = load_config(settings), load_fleet(folder/drones)
+    steps = settings.training.steps_per_teacher
+    about = f'teacher {ids[k]}, step', steps, 0, check_cancelled
+    metrics, log = training_log(folder/f'sac/{ids[k]}/logs', *about)
+    with metrics:
+        sac.train(settings, [fleet[k]], steps, folder/f'sac/{ids[k]}',
+                  lambda step, rows: log(step, summarise(rows)), ids=[ids[k]])
+
+# %% ../nbs/03_pretrain.ipynb #508d1095
+def spread_teachers(settings, drones, ids, output_dir, device, log):
+    "As `train_teachers`, by workers of a cluster. Raises ScaleError"
+    sac_road = settings.training.algorithm == 'sac'
+    if sac_road: leaves = [f'sac/{i}/teachers.safetensors' for i in ids]
+    else:
+        groups = range(-(-len(drones) // settings.apg.group))
+        leaves = [f'checkpoints/pretrain/{group_name(settings, drones, k)}.safetensors'
+                  for k in groups]
+    given = dict(settings=settings.of_results(), drones=kept_fleet(drones, output_dir),
+                 ids=list(ids), device=str(device))
+    name = 'teacher' if sac_road else 'group'
+    units = [Unit(f'{name}-{k:04d}', f'raptor_nb.pretrain:{name}_unit',
+                  given | dict(k=k), (leaf,)) for k, leaf in enumerate(leaves)]
+    run_units(units, output_dir, settings.scale)
+    (_tell_teachers if sac_road else _tell_groups)(settings, ids, output_dir, log)
+    return Teachers.concat([Teachers.load(output_dir/leaf) for leaf in leaves])
+
+def _tell_groups(settings, ids, output_dir, log):
+    "The groups' curves, one after the other"
+    if not log: return
+    for k, folder in enumerate(sorted(output_dir.glob('logs/pretrain/group-*'))):
+        rows = Metrics(folder, tensorboard=False).frame()
+        for row in rows.to_dict('records'):
+            update = int(row.pop('step')) + k * settings.apg.num_updates
+            log(update, {n: x for n, x in row.items() if x == x}) # without NaN
+
+def _tell_teachers(settings, ids, output_dir, log):
+    "The teachers' curves as one"
+    curve = pd.concat([load_table(output_dir/f'sac/{i}/curve.csv') for i in ids])
+    save_table(output_dir/'sac/curve.csv', curve)
+    if not log: return
+    for step, rows in curve.groupby('step'): log(int(step), summarise(rows))
+
 # %% ../nbs/03_pretrain.ipynb #cee303aa
 def train_teachers(settings: Settings,
                    drones: list,
@@ -167,6 +238,8 @@ def train_teachers(settings: Settings,
     output_dir, device = Path(output_dir), choose_device(settings.training.device)
     kept = output_dir/'checkpoints/pretrain'
     with run_lock(kept):
+        if settings.scale.engine != 'local':
+            return spread_teachers(settings, drones, ids, output_dir, device, log)
         if settings.training.algorithm == 'apg':
             return train_in_groups(settings, drones, ids, device, kept, log)
         log_rows = log and (lambda step, rows: log(step, summarise(rows)))

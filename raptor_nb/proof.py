@@ -14,8 +14,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
+from .core.extras import optional
 from .evaluation.acceptance import check
-from .targets.artefact import flight_observations, optional
+from .targets.artefact import flight_observations
 from .targets.c import CPolicy
 from .targets.harness import NodePolicy, cortex_m4, emulated, instructions
 from .targets.harness import sanitised

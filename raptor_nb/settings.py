@@ -17,6 +17,7 @@ import yaml
 from .core.config import (Count, Natural, Positive, check_names, checked,
                                    find_config, flat, merge, modernise, nested,
                                    overrides, read_layers, section, sections)
+from .core.scale import Scale
 from .drones import DISTRIBUTIONS, OLD_NAMES, DomainRandomization
 from .evaluation.acceptance import Acceptance
 from .learn.apg import APG
@@ -99,10 +100,15 @@ class Settings:
     evaluation: Evaluation = Evaluation()
     acceptance: Acceptance = Acceptance()
     pipeline: Pipeline = Pipeline()
+    scale: Scale = Scale()
 
     def to_dict(self) -> dict: # plain dicts and lists
         "As JSON and YAML can hold it"
         return json.loads(json.dumps(asdict(self)))
+
+    def of_results(self) -> dict: # plain dicts and lists
+        "Without where it is computed, on which no result depends"
+        return {k: v for k, v in self.to_dict().items() if k != 'scale'}
 
     def to_yaml(self, *sections) -> str: # the named sections, or all
         "As text to read"
@@ -136,7 +142,8 @@ _FLIGHTS = {'observation_noise': 'max_observation_noise', 'delay': 'delay_share'
             'force': 'max_force_std', 'gust': 'max_gust_std', 'tilt': 'max_tilt',
             'pushes': 'velocity_jumps', 'tilt_share': 'tilt_share'}
 _ACCEPTANCE = dict(
-    min_survival='min_survival', min_return='min_return', max_steady_error='max_steady_error',
+    min_survival='min_survival', min_return='min_return',
+    max_steady_error='max_steady_error',
     teacher_return='min_teacher_return', teacher_survival='min_teacher_survival',
     beat_published='better_than_published')
 _GONE = ('environment.name', 'environment.dt', 'observation', 'action',

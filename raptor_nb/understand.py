@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['PARTS', 'Study', 'check_parts', 'run_probing', 'shown', 'run_failures', 'load_training', 'train_students',
-           'updates_note', 'run_scaling', 'ablation_conditions', 'run_ablation', 'sentence']
+           'folder_name', 'student_unit', 'spread_students', 'updates_note', 'run_scaling', 'ablation_conditions',
+           'run_ablation', 'sentence']
 
 # %% ../nbs/08_understand.ipynb #c6d8bd6c
 import math
@@ -15,7 +16,9 @@ import pandas as pd
 
 from .core.parallel import run_concurrently
 from .core.records import finished, load_table, save_table, write_manifest
-from .drones import sample_split, with_conditions
+from .core.scale import run_units
+from .core.units import Unit
+from .drones import load_fleet, sample_split, with_conditions
 from .evaluation.ablation import CachedTraining, ablated_settings
 from .evaluation.ablation import ablation_checks, fly_under
 from .evaluation.ablation import plot_ablation_study, plot_scaling_study
@@ -27,7 +30,8 @@ from .evaluation.probing import plot_probing, plot_thrust_to_weight
 from .evaluation.probing import probing_checks, probing_study
 from .evaluation.specialists import load_teachers
 from .learn import dagger
-from .policy import EvaluationError, RaptorPolicy
+from .learn.student import kept_fleet, kept_teachers
+from .policy import EvaluationError, RaptorPolicy, Teachers
 from .settings import Settings, load_config
 from .sim.conditions import check_apart, conditions
 
@@ -117,6 +121,7 @@ def train_students(study,
                   ):          # {name: RaptorPolicy}
     "As many at once as there are cores, where the engine can"
     base = study.training
+    if study.settings.scale.engine != 'local': spread_students(study, trainings)
     engine = dagger.choose_engine(study.settings, base.teachers, base.device)
     def train(name, check_cancelled):
         def log(update, numbers):
@@ -125,10 +130,36 @@ def train_students(study,
                              if k != 'seconds')
             study.log(f"{name}: update {update}, {text}")
         training, settings = trainings[name]
-        folder = '-'.join(name.replace("'", '').replace(',', '').split())
-        return training.student(folder, settings, log)
+        return training.student(folder_name(name), settings, log)
     cores = None if engine.side_by_side else 1
     return dict(zip(trainings, run_concurrently(train, list(trainings), cores)))
+
+def folder_name(name): # of a training
+    return '-'.join(name.replace("'", '').replace(',', '').split())
+
+# %% ../nbs/08_understand.ipynb #e63a93e2
+def student_unit(folder, settings, name, teachers, drones, validation, device,
+                 check_cancelled):
+    "What a worker does"
+    stack, fleets = Teachers.load(folder/teachers), (drones, validation)
+    training = CachedTraining(folder, stack, *[load_fleet(folder/f) for f in fleets],
+                              device)
+    training.student(name, load_config(settings), lambda *_: check_cancelled())
+
+def spread_students(study, trainings): # as for `train_students`
+    "Students by workers of a cluster. Raises ScaleError"
+    units, folder = [], study.training.folder
+    for name, (training, settings) in trainings.items():
+        path = training.student_file(folder_name(name), settings)[1]
+        given = dict(settings=settings.of_results(), name=folder_name(name),
+                     teachers=kept_teachers(training.teachers, folder),
+                     drones=kept_fleet(training.drones, folder),
+                     validation=kept_fleet(training.validation, folder),
+                     device=str(training.device))
+        units.append(Unit(f'student-{folder_name(name)}',
+                          'raptor_nb.understand:student_unit', given,
+                          (str(path.relative_to(folder)),)))
+    run_units(units, folder, study.settings.scale)
 
 # %% ../nbs/08_understand.ipynb #25e4ae43
 def updates_note(settings): # -> str

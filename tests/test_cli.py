@@ -273,6 +273,19 @@ def test_failures_are_one_sentence(given, monkeypatch, capsys, error, status, se
     assert sentence in said and said.count("\n") == 1
 
 
+@pytest.mark.parametrize("line", ["raptor_pipeline", "raptor_train", "raptor_train_teachers",
+                                  "raptor_train_student", "raptor_export"])
+def test_without_papermill_every_stage_says_what_to_install(place, monkeypatch, capsys, line):
+    for name in ("student.safetensors", "teachers.safetensors", "drones.json"):
+        write(place / "work/runs/default" / name)
+    monkeypatch.setitem(sys.modules, "papermill", None)
+    assert call(line) == 1
+    said = capsys.readouterr()
+    assert said.err == f"{line}: executing a notebook needs papermill, which is not installed: " \
+                       "pip install 'raptor-nb[lab]'\n"
+    assert "Traceback" not in said.out
+
+
 @pytest.fixture
 def program(place):
     "raptor_export as a program of its own, in a folder that has a student"

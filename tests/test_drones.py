@@ -527,7 +527,8 @@ def test_mutations_reach_both_ends(flown):
     rng, accepted = np.random.default_rng(0), 0
     for _ in range(200):
         data = json.loads(json.dumps(BASES[rng.integers(5)]))
-        data['dynamics'].pop('hovering_throttle_relative'); data['dynamics'].pop('J_inv')
+        data['dynamics'].pop('hovering_throttle_relative')
+        data['dynamics'].pop('J_inv')
         data['dynamics']['mass'] *= 10 ** rng.uniform(-3, .5)
         data['dynamics']['J'] = (np.asarray(data['dynamics']['J']) * 10 ** rng.uniform(-3, 3)).tolist()
         accepted += check_text(json.dumps(data), flown)

@@ -16,7 +16,8 @@ import browser as chromium  # noqa: E402
 import fly  # noqa: E402
 
 NODE = shutil.which("node")
-POLICIES = {"student": RaptorPolicy.pretrained, "published": RaptorPolicy.published}
+POLICIES = {"student": RaptorPolicy.pretrained, "real": functools.partial(RaptorPolicy.pretrained, "real"),
+            "published": RaptorPolicy.published}
 dynamics = lambda drone: drone.to_dict()["dynamics"]
 listed = lambda tensor: tensor.double().numpy().tolist()
 
@@ -36,7 +37,9 @@ def recorded(drone, policy, steps=500, noise=.01, force=.05):
             observation = physics.observe(state) + noise * torch.randn(1, 1, 22, generator=generator, dtype=torch.float64)
             action, hidden = policy(observation[0].float(), hidden)
             state = physics.step(state, action.double()[None], fleet)
-            seen.append(listed(observation[0, 0].float())); done.append(listed(action[0])); reached.append([listed(x[0, 0]) for x in state[:5]])
+            seen.append(listed(observation[0, 0].float()))
+            done.append(listed(action[0]))
+            reached.append([listed(x[0, 0]) for x in state[:5]])
     return dict(dynamics=dynamics(drone), first=first, seen=seen, done=done, reached=reached, weights={k: listed(v) for k, v in policy.state_dict().items()})
 
 
@@ -383,7 +386,7 @@ def test_keys(page):
     assert page.execute_script("return raptor.app.choice") == list(real_drones())[2]
     press(page, "8")
     assert page.execute_script("return raptor.world.flights.length") == 8
-    press(page, "0", "c", "c")
+    press(page, "0", "c", "c", "c")
     assert page.execute_script("return raptor.app.policies") == ["student", "published"]
     press(page, "p", "s")
     assert page.execute_script("return [raptor.app.paused, raptor.app.speed]") == [False, .25]

@@ -27,7 +27,7 @@ GRAPH = architecture.import_graph()
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 # Lines of code that are wider: these numbers may only go down
-NOTEBOOKS_WIDER = {88: 68, 100: 8, 120: 3}
+NOTEBOOKS_WIDER = {88: 19, 100: 0, 120: 0}
 TESTS_WIDER = {100: 189}
 # exported cells of more than 40 lines, by what they define first: why
 LONG = {}
@@ -152,7 +152,8 @@ def test_imports_are_in_cells_of_their_own(notebook):
 
 
 TAGGED = ["03_direct", "03_pretrain", "04_distill", "05_export", "06_evaluate", "08_understand",
-          "10_proof", "12_direct", "13_transfer", "14_identify", "16_real"]
+          "10_proof", "12_direct", "13_transfer", "14_identify", "15_paper", "16_real",
+          "17_gpu"]
 
 
 @pytest.mark.parametrize("stage", TAGGED)

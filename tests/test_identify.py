@@ -322,6 +322,11 @@ def run(files, *more, log="flight.csv", mass="2"):
                                  "--output", str(files / "mine/0000.json"), *more])
 
 
+def test_each_of_many_logs_becomes_a_drone(files):
+    assert run(files, "--each") == 0
+    assert load_drone(files / "mine/flight.json").mass == 2
+
+
 def test_the_command_writes_a_drone(flight, files, capsys):
     mass = flight[0].drone.mass
     assert run(files, "--check", mass=str(mass)) == 0

@@ -241,6 +241,16 @@ def test_repeated_observations_come_whole():
     assert np.abs(lost - .3).max() < .08 and len(set(lost)) > 1
 
 
+def test_wind_with_gusts_lies_between_both(fleet):
+    "A drone that hovers is pushed further by gusts than by the wind between them, not as far as by them"
+    calm = dict(force=0., observation_noise=0., velocity_limit=False, position_threshold=50., guidance=1.)
+    def drift(wind):
+        _, tracks = evaluate(lambda seen: np.tile(2 * hover - 1, (len(seen), 1)), fleet[:1], calm | dict(wind=wind, seconds=1.), record=True)
+        return np.linalg.norm(tracks["position"][0, -1, :2])
+    hover = np.full((1, 4), fleet[0].hover_throttle, np.float32)
+    assert drift(3.) < drift((3., 9.)) < drift(9.)
+
+
 def test_a_slow_velocity_is_the_drones_own_and_not_the_targets(fleet):
     "Along a figure eight the target's velocity is known at once"
     along = GRID["figure eight in 5.5 s"] | dict(velocity_filter=1e3 / 100)
@@ -254,7 +264,7 @@ def test_a_slow_velocity_is_the_drones_own_and_not_the_targets(fleet):
     (dict(motor_curve="square"), "motor_curve is 'square'"), (dict(sag=2.), "sag is 2.0"),
     (dict(quantised=0), "bits is 0"), (dict(wind=-1.), "wind is -1.0"),
     (dict(payload="heavy"), "payload is 'heavy'"), (dict(repeated=1.5), "repeated is 1.5"),
-    (dict(velocity_filter=-1.), "velocity_filter is -1.0"), (dict(velocty_delay=.1), "velocity_delay")])
+    (dict(wind=(3., 4., 5.)), r"wind is \(3.0"), (dict(velocity_filter=-1.), "velocity_filter is -1.0"), (dict(velocty_delay=.1), "velocity_delay")])
 def test_bad_traits_are_refused(how, match, fleet):
     with pytest.raises(EvaluationError, match=match):
         evaluate(RaptorPolicy.published(), fleet[:1], how, steps=2)

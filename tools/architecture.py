@@ -30,7 +30,7 @@ LAYERS = [
 # rooms whose modules stand in no folder
 TOGETHER = {
     "stages": {"direct", "pretrain", "distill", "export", "evaluate"},
-    "studies": {"understand", "proof"},
+    "studies": {"understand", "proof", "grid"},
     "drones": {"your_drone"},
 }
 STAGES = TOGETHER["stages"]

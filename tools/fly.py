@@ -23,15 +23,22 @@ from raptor_nb.drones import DISTRIBUTIONS, real_drones, sample_fleet, with_cond
 from raptor_nb.policy import RaptorPolicy
 from raptor_nb.learn.direct import jump_probability, student_cost
 from raptor_nb.settings import load_config
+from raptor_nb.sim.conditions import ACTUATORS, SENSORS, WORLD
+from raptor_nb.sim.loops import LOOPS
+from raptor_nb.sim.real import drone_traits, sensor_traits, wind_traits
+from raptor_nb.sim.traits import OffCentre, UnequalRotors, WeakRotor
 from raptor_nb.evaluation.probing import r_squared, record_hidden_states, ridge
 
 WEB = Path(__file__).resolve().parents[1] / "web"
 TEMPLATE, PROGRAM, PAGE = WEB / "page.html", WEB / "fly.js", WEB / "fly.html"
 WORKER = WEB / "train.js"   # what trains beside the page, with wasm.KERNELS
-LABELS = {"student": "ours", "published": "published"}
+LABELS = {"student": "student", "real": "real", "published": "published"}
 SEED = 2026    # of the drones on the page, on which nobody trained
 SAMPLED = 64   # drones on the page
 PROBED = 384   # further drones, from which the probe learns
+TRAITS = (*SENSORS, *ACTUATORS, *WORLD, "loop")
+DRONE_TRAITS = {WeakRotor: "weak_rotor", UnequalRotors: "unequal_rotors",
+                OffCentre: "off_centre"}
 UPDATES = 2000   # of the page's training
 SOAP = dict(beta1=.9, beta2=.99, beta_covariance=.95, interval=5)   # as learn.soap has it
 LAST_DIGITS = 1e-6   # relative difference of numbers that another processor may give
@@ -65,7 +72,27 @@ def fit_probe(policy, drones):
 
 
 def policies():
-    return {"student": RaptorPolicy.pretrained(), "published": RaptorPolicy.published()}
+    return {"student": RaptorPolicy.pretrained(), "real": RaptorPolicy.pretrained("real"),
+            "published": RaptorPolicy.published()}
+
+
+def page_traits(condition):
+    "Keywords of a condition as the page has them; None where it has not one of them"
+    drone = condition.get("drone", ())
+    drone = drone if isinstance(drone, tuple) else (drone,)
+    if any(type(d) not in DRONE_TRAITS for d in drone): return None
+    out = {DRONE_TRAITS[type(d)]: d.share for d in drone}
+    out |= {k: v for k, v in condition.items() if k in TRAITS}
+    return out | (dict(drag=1.) if "wind" in condition else {})
+
+
+def conditions():
+    "Those of the report on real drones that the page flies: {name: {trait: value}}"
+    known = drone_traits() | sensor_traits() | wind_traits()
+    known |= {f"flown by {name}": dict(loop=name) for name, loop in LOOPS.items()
+              if abs(loop.move - .01) < 1e-9} # the page moves by 10 ms
+    found = {name: page_traits(how) for name, how in known.items()}
+    return {name: traits for name, traits in found.items() if traits is not None}
 
 
 def training():
@@ -88,7 +115,7 @@ def training():
 
 
 def page_data(probe=None):
-    "Both policies with their probes, the real drones, sampled ones, and what was trained on"
+    "The policies with their probes, real drones, sampled ones, conditions, what was trained on"
     fleet = sample_fleet(SAMPLED + PROBED, seed=SEED)
     weights = lambda policy: {k: v.numpy().tolist() for k, v in policy.state_dict().items()}
     about = lambda name, policy: dict(label=LABELS[name], weights=weights(policy),
@@ -98,7 +125,7 @@ def page_data(probe=None):
     return rounded(dict(
         policies={name: about(name, policy) for name, policy in policies().items()},
         drones={name: dict(dynamics=d.to_dict()["dynamics"]) for name, d in real_drones().items()},
-        template="crazyflie",
+        template="crazyflie", conditions=conditions(),
         sampled=[dict(name=d.name, dynamics=d.to_dict()["dynamics"]) for d in fleet[:SAMPLED]],
         trained_on=ranges, training=training(), files=wasm.templates()))
 

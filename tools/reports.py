@@ -24,6 +24,8 @@ REPORTS = {
     "identify": "runs/identify/report_identify",
     "transfer": "runs/transfer/report_transfer",
     "real": "runs/real/report_real",
+    "gpu": "runs/gpu/report_gpu",
+    "paper": "runs/paper/report_paper",
 }
 EXPORTED = [TARGETS[name].file for name in targets_for(RaptorPolicy.pretrained(), "all")]
 

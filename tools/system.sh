@@ -23,6 +23,8 @@ arm-none-eabi-gcc                  gcc-arm-none-eabi
 qemu-system-arm                    qemu-system-arm
 valgrind                           valgrind
 kotlinc                            kotlin
+slurmctld                          slurm-wlm
+munged                             munge
 '
 
 say() { printf 'tools: %s\n' "$*"; }

@@ -26,6 +26,8 @@ from pydantic import (AfterValidator, ConfigDict, Field, Strict, TypeAdapter,
                       ValidationError)
 from pydantic.dataclasses import dataclass
 
+from .extras import optional
+
 # %% ../../nbs/core/config.ipynb #f36ef34b
 def _must(ok, value, must): # value, or an error that says what it must be
     if not ok: raise ValueError(must)
@@ -352,7 +354,7 @@ def _span(part, ids, n): # one part of ids -> range
 # %% ../../nbs/core/config.ipynb #b7bdeaae
 def declared_parameters(notebook_path): # a notebook -> {name: literal of its default}
     "What its parameters cell declares; ConfigError if it has none or is no notebook"
-    from papermill import inspect_notebook
+    papermill = optional('papermill', 'executing a notebook', 'lab')
     path = Path(notebook_path)
     if not path.is_file(): raise ConfigError(f"notebook '{path}' does not exist")
     try:
@@ -360,7 +362,7 @@ def declared_parameters(notebook_path): # a notebook -> {name: literal of its de
         tagged = any('parameters' in c['metadata'].get('tags', []) for c in cells)
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
-            found = inspect_notebook(str(path)) if tagged else {}
+            found = papermill.inspect_notebook(str(path)) if tagged else {}
     except (ValueError, KeyError, TypeError, AttributeError):
         raise ConfigError(f"'{path}' is not a Jupyter notebook") from None
     return {name: p['default'] for name, p in found.items()}

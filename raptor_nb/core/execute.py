@@ -17,6 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import raptor_nb
+from .extras import optional
 from .records import atomic
 
 # %% ../../nbs/core/execute.ipynb #c69f88f3
@@ -157,11 +158,8 @@ def _execute(job, kernel): # -> error in one line, or None
 # %% ../../nbs/core/execute.ipynb #422df51b
 def execute(job, # dict: notebook, copy (where it goes), parameters, cwd, alive
            ):    # dict: error (one line, or None), seconds, peak (bytes)
-    "Executes a notebook; the copy is written as it goes. Raises StageError"
-    try: import papermill # noqa: F401  a sentence now, not a traceback in a thread
-    except ImportError:
-        raise StageError("papermill is needed to execute notebooks: "
-                         "pip install 'raptor-nb[lab]'") from None
+    "Executes a notebook; the copy is written as it goes. Raises ModuleNotFoundError"
+    optional('papermill', 'executing a notebook', 'lab')
     kernel, start = new_kernel(), time.monotonic()
     with MemoryWatch(job.get('alive')) as watch, ThreadPoolExecutor(1) as pool:
         thread = pool.submit(_execute, job, kernel)

@@ -55,14 +55,18 @@ def _settings_that_matter(settings):
 
 # %% ../../nbs/evaluation/ablation.ipynb #2619f459
 @patch
+def student_file(self: CachedTraining, name, settings): # -> what it is made of, Path
+    made = _settings_that_matter(settings) | dict(teachers=teachers_hash(self.teachers))
+    return made, Path(self.folder)/f'{name}-{short_hash(made)}'/'student.safetensors'
+
+@patch
 def student(self: CachedTraining,
             name,
             settings: Settings,
             log=None,  # called with (update, {name: number})
            ):          # RaptorPolicy
     "A student, trained unless it is there already"
-    made = _settings_that_matter(settings) | dict(teachers=teachers_hash(self.teachers))
-    path = Path(self.folder)/f'{name}-{short_hash(made)}'/'student.safetensors'
+    made, path = self.student_file(name, settings)
     if finished(path, settings=made): return RaptorPolicy.load(path)
     resumed = lambda folder: Checkpoints(path.parent/folder, keep=1)
     about = self.validation, self.device, log

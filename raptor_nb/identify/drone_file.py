@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NEEDED', 'MORE', 'enough', 'strengths', 'note_of', 'as_drone', 'drawn_drones', 'write_drone', 'check_excited',
-           'resimulated', 'misfit']
+           'log_unit', 'identify_files', 'resimulated', 'misfit']
 
 # %% ../../nbs/identify/drone_file.ipynb #e8198a7f
 from pathlib import Path
@@ -13,10 +13,13 @@ import numpy as np
 import pandas as pd
 
 from ..core.records import atomic, write_manifest
+from ..core.scale import Scale, run_units
+from ..core.units import Unit
 from ..drones import DroneError, parse_drone
-from .estimate import FLY, Search
+from .estimate import FLY, Search, identify
 from .flight_log import LogError, resample
-from .model import choose, rotor_speeds
+from .model import choose, load_geometry, rotor_speeds
+from .readers import read_log
 from ..your_drone import make_drone
 
 # %% ../../nbs/identify/drone_file.ipynb #8027000c
@@ -109,6 +112,34 @@ def check_excited(found): # Identified
     raise LogError("the flight tells nothing but the hover throttle: the commands "
                    "hardly move. Fly throttle punches, quick rolls and pitches, and "
                    "turns of the nose (see the guide)")
+
+# %% ../../nbs/identify/drone_file.ipynb #1454f8b6
+def log_unit(folder, log, file, mass, geometry, kind, samples, check_cancelled):
+    "What a worker does"
+    how = Search(samples=samples)
+    found = identify(read_log(log, kind), mass, load_geometry(geometry), how)
+    check_excited(found)
+    write_drone(folder/file, found, as_drone(found, Path(log).stem), how)
+
+def identify_files(logs,          # paths, of a drone each
+                   mass,          # kg
+                   geometry,      # file with rotor_positions
+                   folder,        # for <name of the log>.json
+                   how=Search(),
+                   kind='',       # of the logs; empty: as they begin
+                   scale=Scale(), # where it is computed
+                  ) -> list:      # of paths
+    "A drone file for each log. Raises LogError, ScaleError"
+    names = [f'{Path(log).stem}.json' for log in logs]
+    twice = {n for n in names if names.count(n) > 1}
+    if twice: raise LogError(f"two logs would become '{twice.pop()}'; rename one")
+    given = dict(mass=mass, geometry=str(Path(geometry).resolve()), kind=kind,
+                 samples=how.samples)
+    units = [Unit(Path(log).stem, 'raptor_nb.identify.drone_file:log_unit',
+                  given | dict(log=str(Path(log).resolve()), file=name), (name,))
+             for log, name in zip(logs, names)]
+    run_units(units, folder, scale)
+    return [Path(folder)/name for name in names]
 
 # %% ../../nbs/identify/drone_file.ipynb #35d7c4e1
 def resimulated(log,         # FlightLog

@@ -142,7 +142,7 @@ class DAggerState:
         dagger = settings.distillation.dagger
         self.settings, self.params = settings, physics.batch_params(drones, device)
         self.best = BestStudent(physics.batch_params(validation, device), settings)
-        self.teachers = teachers.to(device)
+        self.teachers = teachers[:].to(device) # theirs stay where they are
         if dagger.remove_offset:
             offsets = steady_state_offset(self.teachers, self.params, settings)
             self.teachers = remove_offset(self.teachers, offsets)

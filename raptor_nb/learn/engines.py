@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['RECOMPUTE', 'LARGE', 'FlightDisturbances', 'Rollout', 'Engine', 'env_step', 'step_vjp', 'TorchEngine',
            'CompiledEngine', 'TeacherTape', 'actor_vjp', 'force_at', 'read_sensors', 'continue_elsewhere',
-           'imitation_loss', 'NativeEngine', 'use_native', 'choose']
+           'imitation_loss', 'NativeEngine', 'resized', 'in_lanes', 'use_native', 'choose']
 
 # %% ../../nbs/learn/engines.ipynb #ba5a3737
 from contextlib import nullcontext
@@ -297,13 +297,34 @@ def teacher_segment(self:NativeEngine, w: dict, state, force, reset_state,
     "As `TorchEngine.teacher_segment`. Raises NativeError"
     return native.teacher_segment(w, state, force, reset_state, params, weights, steps)
 
+# %% ../../nbs/learn/engines.ipynb #ce98c852
+def resized(x,     # weights or gradients of one parameter
+            name,  # its name: the three gates of the GRU lie one below the other
+            shape, # wanted
+           ):      # (shape)
+    "Filled up with zeros, or cut"
+    gates = 3 if name.startswith('gru.gru') else 1
+    want, x = (gates, shape[0] // gates, *shape[1:]), x.unflatten(0, (gates, -1))
+    missing = [b - a for a, b in zip(x.shape, want)]
+    pads = [n for m in reversed(missing) for n in (0, m)]
+    return torch.nn.functional.pad(x, pads).flatten(0, 1)
+
+def in_lanes(student: RaptorPolicy) -> RaptorPolicy:
+    "The same policy with as many hidden units as the kernels take"
+    units = -(-student.hidden_dim // native.LANES) * native.LANES
+    if units == student.hidden_dim: return student
+    own, wide = student.state_dict(), RaptorPolicy(hidden_dim=units)
+    wide.load_state_dict({k: resized(own[k], k, v.shape)
+                          for k, v in wide.state_dict().items()})
+    return wide
+
 # %% ../../nbs/learn/engines.ipynb #833fc1a7
 @patch
 def student_rollout(self:NativeEngine, student: RaptorPolicy, teachers: Teachers,
                     params: DroneParams, disturbances: FlightDisturbances,
                     steps) -> Rollout:
     "As `TorchEngine.student_rollout`, in blocks. Raises NativeError"
-    flights = student, teachers, params, *disturbances
+    flights = in_lanes(student), teachers, params, *disturbances
     return Rollout(*native.student_rollout(*flights, steps))
 
 @patch
@@ -311,14 +332,17 @@ def imitation_gradients(self:NativeEngine, student: RaptorPolicy, rollout: Rollo
                         workers=None):
     "As `TorchEngine.imitation_gradients`, in blocks or not. Raises NativeError"
     if rollout[0].ndim == 3: rollout = map(native.blocks, rollout)
-    return native.imitation_gradients(student, *rollout, workers=workers)
+    wide = in_lanes(student)
+    loss, grads = native.imitation_gradients(wide, *rollout, workers=workers)
+    own = dict(student.named_parameters())
+    return loss, {k: resized(g, k, own[k].shape) for k, g in grads.items()}
 
 # %% ../../nbs/learn/engines.ipynb #e7140f50
 LARGE = 10_000_000 # steps of flight from which compiling takes less time than it saves
 
 def _fits(device, environments, actor, student):
     "Whether the native engine knows these sizes"
-    widths = environments, actor, student
+    widths = environments, actor
     known = not any(n % native.LANES for n in widths) and actor <= 256 and student <= 64
     return known and torch.device(device).type == "cpu"
 

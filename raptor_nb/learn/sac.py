@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['OLD_SETTINGS', 'PANELS', 'SAC', 'stream_seed', 'init_mlp', 'mlp', 'gaussian', 'squash', 'q_values', 'ActorCritic',
            'init_networks', 'init_actor_critic', 'bellman_target', 'critic_loss', 'actor_loss', 'temperature_loss',
-           'Batch', 'adam_step', 'soft_target', 'update_critic', 'update_actor', 'update', 'ReplayBuffer', 'StepNoise',
-           'noise_block', 'Langevin', 'TargetTrajectory', 'EnvPool', 'to_teachers', 'reward_terms', 'CurveStatistics',
-           'curve_table', 'fly_teachers', 'distances', 'plot_distances', 'SACState', 'uses_native', 'init_state',
-           'step_noise', 'choose_action', 'collect', 'add_metrics', 'update_once', 'train_steps', 'synchronize',
-           'expected_return', 'keep_best', 'evaluate_actor', 'state_dict', 'load_networks', 'load_sums',
-           'load_state_dict', 'fingerprint', 'RunDirectory', 'check_fleet', 'check_steps', 'init_states',
-           'stack_teachers', 'log_evaluation', 'resume_curve', 'advance', 'train_loop', 'train', 'plot_returns',
-           'Panel', 'progress_figure']
+           'Batch', 'adam_step', 'soft_target', 'update_critic', 'update_actor', 'update', 'captured_update',
+           'ReplayBuffer', 'StepNoise', 'noise_block', 'Langevin', 'TargetTrajectory', 'EnvPool', 'to_teachers',
+           'reward_terms', 'CurveStatistics', 'curve_table', 'fly_teachers', 'distances', 'plot_distances', 'SACState',
+           'uses_native', 'init_state', 'step_noise', 'choose_action', 'collect', 'add_metrics', 'update_once',
+           'train_steps', 'synchronize', 'expected_return', 'keep_best', 'evaluate_actor', 'state_dict',
+           'load_networks', 'load_sums', 'load_state_dict', 'fingerprint', 'RunDirectory', 'check_fleet', 'check_steps',
+           'init_states', 'stack_teachers', 'log_evaluation', 'resume_curve', 'advance', 'train_loop', 'train',
+           'plot_returns', 'Panel', 'progress_figure']
 
 # %% ../../nbs/learn/sac.ipynb #a70c5e20
 import json
@@ -38,6 +38,7 @@ from ..core.records import Checkpoints, RecordError, RowFile, load_table
 from ..core.records import run_lock, save_table
 from ..drones import Drone
 from . import engines, sac_native
+from .captured import Captured, record_graph
 from ..policy import ACTION_DIM, OBS_DIM, Teachers
 from ..sim import native
 from ..sim.l2f import Simulator
@@ -61,7 +62,8 @@ class SAC:
     policy_delay: Count = 2           # critic updates for one actor update
     privileged: bool = True           # teachers also observe the 4 rotor speeds
     trajectories: Share = 0.          # of flights after a moving target; published: 0.5
-    engine: Literal['auto', 'native', 'torch'] = 'auto' # auto: `sac_native` where it can
+    engine: Literal['auto', 'native', 'torch', 'captured'] = 'auto' # auto: `sac_native`
+                                      # where it can; captured: torch as CUDA graphs
 
 # %% ../../nbs/learn/sac.ipynb #bbf87d4d
 def stream_seed(seed,    # the run's seed
@@ -161,7 +163,9 @@ def init_actor_critic(ids,           # K teachers
     actor, critic = map(learned, networks)
     temperature, = learned([torch.full((len(ids), 1), math.log(sac.temperature))])
     target = [p.detach().clone() for p in critic]
-    adam = lambda layers, rate: torch.optim.Adam(layers, lr=rate, fused=True)
+    on_gpu = torch.device(device).type == "cuda"
+    adam = lambda layers, rate: torch.optim.Adam(layers, lr=rate, fused=True,
+                                                 capturable=on_gpu)
     optimisers = dict(actor=adam(actor, sac.learning_rate),
                       critic=adam(critic, sac.learning_rate),
                       temperature=adam([temperature], sac.temperature_learning_rate))
@@ -283,6 +287,25 @@ def update(agent,        # ActorCritic, changed
         metrics |= update_actor(agent, first, policy_noise[some], sac)
     agent.updates += 1
     return metrics
+
+# %% ../../nbs/learn/sac.ipynb #e3bc3c82
+def captured_update(agent,               # ActorCritic on a GPU, changed by each call
+                    sac,                 # settings
+                    record=record_graph, # as that
+                   ):                    # function of batch and both noises -> metrics
+    "`update` as CUDA graphs. Raises ValueError"
+    device = agent.log_temperature.device
+    if device.type != "cuda" and record is record_graph:
+        raise ValueError("sac.engine is 'captured'; that needs a CUDA device, and the "
+                         f"teachers learn on '{device}'. Choose 'auto' or 'torch'")
+    whole = lambda *x: update(agent, Batch(*x[:5]), *x[5:], sac)
+    graphs = Captured(whole, record)
+    def one(batch, *noises):
+        before = agent.updates # in Python, so no replay counts it
+        metrics = graphs(before % sac.policy_delay == 0, *batch, *noises)
+        agent.updates = before + 1
+        return metrics
+    return one
 
 # %% ../../nbs/learn/sac.ipynb #3ee27888
 class ReplayBuffer:
@@ -609,6 +632,7 @@ class SACState:
     best: list             # the K best actors so far
     best_return: Tensor    # (K,) their mean return
     native: sac_native.NativeUpdate = None # acts and updates; None: torch does
+    captured: object = None # function that updates by CUDA graphs; None: `update`
     step: int = 0                          # environment steps of each teacher so far
     sums: dict = field(default_factory=dict)   # name -> (K,) since the last evaluation
     counts: dict = field(default_factory=dict) # name -> number of summands
@@ -646,6 +670,7 @@ def init_state(settings, # of the whole run
     best_return = torch.full((len(ids),), -math.inf)
     state = SACState(settings, drones, agent, buffer, envs, best, best_return)
     if uses_native(settings): state.native = sac_native.NativeUpdate(agent, buffer, sac)
+    if sac.engine == "captured": state.captured = captured_update(agent, sac)
     return state
 
 # %% ../../nbs/learn/sac.ipynb #a08b9196
@@ -701,8 +726,10 @@ def update_once(state, # changed
         return state.native.update(noise.share.data_ptr(), noise.next_noise.data_ptr(),
                                    noise.policy_noise.data_ptr())
     batch = state.buffer.sample((noise.share * state.buffer.size).long())
-    add_metrics(state, update(state.agent, batch, noise.next_noise, noise.policy_noise,
-                              state.settings.sac))
+    noises = noise.next_noise, noise.policy_noise
+    if state.captured: metrics = state.captured(batch, *noises)
+    else: metrics = update(state.agent, batch, *noises, state.settings.sac)
+    add_metrics(state, metrics)
 
 # %% ../../nbs/learn/sac.ipynb #ce0562b9
 def train_steps(state,   # changed
@@ -846,7 +873,8 @@ def fingerprint(settings, drones, ids) -> str:
                            seed=s["training"]["seed"], drones=drones), sort_keys=True)
 
 # %% ../../nbs/learn/sac.ipynb #756fca7d
-OLD_SETTINGS = dict(n_warmup_steps="learning_starts", actor_update_interval="policy_delay")
+OLD_SETTINGS = dict(n_warmup_steps="learning_starts",
+                    actor_update_interval="policy_delay")
 
 def _todays_names(stored): # fingerprint of an older version -> today's
     stored = json.loads(stored)
@@ -944,7 +972,8 @@ def check_steps(sac, steps): # settings; as of `train`
         raise ValueError(f"train: steps is {steps!r}; it must be a whole number")
     if steps <= sac.learning_starts:
         raise ValueError(f"train: steps is {steps}; it must be above "
-                         f"sac.learning_starts ({sac.learning_starts}), before which nothing is learned")
+                         f"sac.learning_starts ({sac.learning_starts}), before which "
+                         "nothing is learned")
     if sac.actor_batch_size > sac.critic_batch_size:
         raise ValueError(f"train: sac.actor_batch_size is {sac.actor_batch_size}; "
                          "it must not be above sac.critic_batch_size "

@@ -5,20 +5,24 @@
 # %% auto #0
 __all__ = ['CENTIMETRE', 'FLEETS', 'FlightRandomization', 'Validation', 'sample_disturbances', 'disturbance_force',
            'sampling_probabilities', 'out_of_distribution', 'extra_drones', 'validation_drones', 'init_student',
-           'flight_scores', 'score', 'BestStudent', 'selection_score', 'score_students']
+           'flight_scores', 'score', 'BestStudent', 'selection_score', 'score_students', 'kept_fleet', 'kept_teachers']
 
 # %% ../../nbs/learn/student.ipynb #83a4c53b
+import hashlib
+import json
 import math
 import random
 import threading
+from pathlib import Path
 
 import pandas as pd
 import torch
 
 from ..core.config import Count, NonNegative, Share, section
-from ..drones import sample_fleet, sample_split, scale_drone, with_conditions
+from ..drones import sample_fleet, sample_split, save_fleet, scale_drone
+from ..drones import with_conditions
 from .engines import env_step
-from ..policy import RaptorPolicy
+from ..policy import RaptorPolicy, Teachers
 from ..sim import physics
 from ..sim.physics import DroneParams, flatten_state, memory_layout
 from ..sim.physics import gravity, unflatten_state
@@ -213,3 +217,20 @@ def score_students(students: dict, # seed -> RaptorPolicy
         rows = {k: score(s, params, settings, seed=1) for k, s in students.items()}
         scores[title] = pd.DataFrame(rows).T.rename_axis('seed')
     return pd.concat(scores, axis=1).assign(selection_score=selection_score(scores))
+
+# %% ../../nbs/learn/student.ipynb #aaaaa372
+def kept_fleet(drones: list, folder) -> str: # the file, relative to the run's folder
+    "Drones for a unit of work. Raises WriteError"
+    text = '\n'.join(d.to_json() for d in drones)
+    name = f'units/inputs/{hashlib.sha256(text.encode()).hexdigest()[:12]}.json'
+    save_fleet(drones, Path(folder)/name)
+    return name
+
+def kept_teachers(teachers: Teachers, folder) -> str: # likewise
+    "Teachers for a unit of work. Raises WriteError"
+    key = hashlib.sha256(json.dumps([list(teachers.ids), teachers.activation]).encode())
+    for tensor in teachers.state_dict().values():
+        key.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    name = f'units/inputs/{key.hexdigest()[:12]}.safetensors'
+    teachers.save(Path(folder)/name)
+    return name

@@ -144,9 +144,9 @@ def draw_traits(params: DroneParams, # of F drones
     follows = 1 - torch.exp(-params.dt / late)
     clips = torch.tensor(CLIPS).to(thrust)[(rand(1) < .3).long()[:, 0]]
     away = has(how.away_share) * how.max_away * rand(1)
-    clipped = has(how.clip_share) & (away > 0)
+    limited = has(how.clip_share) & (away > 0)
     out = out._replace(
-        away=away, clip=torch.where(clipped, clips, FREE),
+        away=away, clip=torch.where(limited, clips, FREE),
         offset=_offset(params, how, out, rand),
         linear=has(how.curve_share) * (1.3 * rand(1) - .3),
         drag=has(how.drag_share) * how.max_drag * rand(1),

@@ -214,11 +214,11 @@ constexpr float MARGIN = 1.2f;       // thrust of the weakest rotor over what ho
 constexpr float FREE = 1e6f;          // m, m/s: no limit
 constexpr float PACE = 1.25f;        // the velocity's barrier over the largest velocity that is shown
 constexpr float LOAD_CHANGES = .1f;  // share of segments with another payload and another battery
+V weakest_of(const V thrust[4]) { return min(min(thrust[0], thrust[1]), min(thrust[2], thrust[3])); }
 void draw_load(const Drones& d, const FlightDraws& how, Random& random, Traits& x) {
     const I loaded = random.uniform() < how.load_share;
     const V load = 1.f + how.max_load * random.uniform(), power = 1.f - how.max_sag * random.uniform();
-    V weakest = min(min(x.thrust[0], x.thrust[1]), min(x.thrust[2], x.thrust[3]));
-    const V spare = thrust_to_weight(d) * weakest * (1.f / MARGIN);
+    const V spare = thrust_to_weight(d) * weakest_of(x.thrust) * (1.f / MARGIN);
     x.power = loaded ? max(power, 1.f / max(spare, all(1.f))) : all(1.f);
     x.load = loaded ? max(min(load, spare * x.power), all(1.f)) : all(1.f);
 }
@@ -242,7 +242,7 @@ Traits draw_traits(const Drones& d, const FlightDraws& how, Random& random) {
     const V bent = 1.3f * random.uniform() - .3f;
     x.linear = random.uniform() < how.curve_share ? bent : V{};
     draw_load(d, how, random, x);
-    const V arm = arm_of(d), weakest = min(min(x.thrust[0], x.thrust[1]), min(x.thrust[2], x.thrust[3]));
+    const V arm = arm_of(d), weakest = weakest_of(x.thrust);
     V asked{};
     for (int i = 0; i < 3; i++) {
         const V share = how.max_offset * (2.f * random.uniform() - 1.f);

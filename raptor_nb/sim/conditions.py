@@ -19,6 +19,7 @@ from ..core.config import Count, Natural, NonNegative, section, suggest
 from ..drones import sample_split, with_conditions
 from ..policy import EvaluationError
 from . import traits
+from .lead import find_lead
 from .loops import find_loop
 
 # %% ../../nbs/sim/conditions.ipynb #1cd88e50
@@ -229,7 +230,7 @@ def apply_condition(drones,    # list of Drones
     return [with_conditions(d, **changes) for d in drones] if changes else drones
 
 # %% ../../nbs/sim/conditions.ipynb #ab9a89a1
-FLIGHT_KEYWORDS = 'start', 'target', 'loop', 'seconds', 'steady'
+FLIGHT_KEYWORDS = 'start', 'target', 'lead', 'loop', 'seconds', 'steady'
 
 def flight_keywords(condition): # {keyword: value} or None -> dict(start, target, ...)
     "What a condition says about the flights. Raises EvaluationError"
@@ -245,7 +246,9 @@ def flight_keywords(condition): # {keyword: value} or None -> dict(start, target
         if how[k] is not None and not (number and 0 < how[k] < 1e5):
             raise EvaluationError(f"{k} is {how[k]!r}; "
                                   "it must be a positive number of s")
-    return how | dict(loop=find_loop(how['loop']))
+    if how['lead'] is not None and how['target'] is None:
+        raise EvaluationError("a lead is for a target that moves; give a target too")
+    return how | dict(loop=find_loop(how['loop']), lead=find_lead(how['lead']))
 
 # %% ../../nbs/sim/conditions.ipynb #2597b9fd
 LIMIT = '2 m/s limit'

@@ -19,6 +19,7 @@ from fastcore.basics import patch
 from numpy.lib.stride_tricks import as_strided
 
 from ..core.config import suggest
+from ..core.extras import optional
 from ..drones import Drone
 
 # %% ../../nbs/sim/l2f.ipynb #68970b82
@@ -30,12 +31,8 @@ class ResetNeeded(FlightError, gymnasium.error.ResetNeeded):
 
 # %% ../../nbs/sim/l2f.ipynb #0fdcac00
 def _l2f():
-    "l2f, imported when it is needed. Raises ImportError"
-    try: import l2f
-    except ImportError as e:
-        raise ImportError("flying needs l2f, which is not installed: "
-                          "pip install 'raptor-nb[sim]'") from e
-    return l2f
+    "l2f, imported when it is needed. Raises ModuleNotFoundError"
+    return optional('l2f', 'flying', 'sim')
 
 # %% ../../nbs/sim/l2f.ipynb #efab4417
 _ACCESSORS = dict(position='position', orientation='orientation',

@@ -104,7 +104,7 @@ def can_fly(drone,     # Drone
     changes = {'drone': condition.get('drone')} # the others do not matter here
     try: changed, = apply_condition([drone], changes)
     except DroneError: return False
-    push = drag_share(condition.get('wind', 0.))
+    push = drag_share(float(np.max(condition.get('wind', 0.))))
     load = rotor_load(changed, condition.get('payload', 0.), condition.get('sag', 0.),
                       push)
     return load <= ABLE

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from fastcore.basics import patch
 
+from ..core.extras import optional
 from ..core.records import atomic
 from .l2f import FlightError, _l2f
 
@@ -198,10 +199,7 @@ class LiveView:
 
 # %% ../../nbs/sim/render.ipynb #c9dd6d0b
 def _connect(url): # -> an open websocket
-    try: from websockets.sync.client import connect
-    except ImportError as e:
-        raise ImportError("a live view needs ui-server, which is not installed: "
-                          "pip install 'raptor-nb[live]'") from e
+    connect = optional('websockets.sync.client', 'a live view', 'live').connect
     try: return connect(url, open_timeout=5, max_size=None)
     except (OSError, TimeoutError):
         raise FlightError(f"nobody answers at {url}; "

@@ -24,6 +24,7 @@ from .conditions import START_STREAM, TARGET_STREAM, Trajectory
 from .conditions import apply_condition, flight_keywords, flight_randoms
 from .conditions import flight_actuators, flight_sensors, flight_world
 from .l2f import FlightError, Simulator, check_seed, flight_seed
+from .lead import Leading
 from .loops import PLAIN, Commands, clip_errors, kept_hidden_state
 from .loops import with_step
 from .physics import TorchSimulator
@@ -53,7 +54,7 @@ def _teachers(teachers, n, flights):
                               "drones; there must be one each, in the same order")
     def act(observation):
         stacked = torch.from_numpy(observation).reshape(teachers.n, flights, -1)
-        return teachers(stacked).reshape(n, -1).numpy()
+        return teachers(stacked.to(teachers.w1)).reshape(n, -1).cpu().numpy()
     return act
 
 # %% ../../nbs/sim/rollout.ipynb #c81d00da
@@ -66,6 +67,7 @@ class Flight:
     alive: np.ndarray              # (n,) bool: was not terminated before this step
     trajectory: Trajectory = None  # where the drones should be; None: at the origin
     loop: object = None            # Loop by which the policy is called; None: plainly
+    lead: object = None            # Lead; None: what is shown is the trajectory
     sensors: tuple = ()            # functions of the observation
     actuators: tuple = ()          # functions of command and flight
     world: tuple = ()              # functions of the flight, before a step
@@ -81,11 +83,24 @@ class Flight:
         self.commands = Commands(self.loop) if self.loop else None
         self.calls, self.dt = (self.loop.calls, self.loop.dt) if self.loop else (1, .01)
         self.whole = self.steps * self.calls * self.dt # s
+        self.leading = None
+        if self.lead is not None:
+            self.leading = Leading(self.lead, self.trajectory, self.calls * self.dt)
 
 # %% ../../nbs/sim/rollout.ipynb #9ffd975f
 @patch
 def where_alive(self: Flight, values): # (n, 3) -> the same, 0 after the end
     return np.where(self.alive[:, None], values, 0)
+
+@patch
+def shown(self: Flight, observation, call): # -> position, velocity, both (n, 3)
+    "The target as the policy is shown it"
+    path, step = self.trajectory, self.step
+    if self.leading is None: return path.position[step], path.velocity[step]
+    if call == 0:
+        error = observation[:, :3] - path.position[step]
+        self.leading.learn(step, self.where_alive(error))
+    return self.leading.shown(step)
 
 # %% ../../nbs/sim/rollout.ipynb #50de235d
 @patch
@@ -98,8 +113,8 @@ def observe(self: Flight,
     for show in self.sensors: observation = show(observation)
     if path is not None:
         if self.sensors: observation = observation.copy()
-        velocity = path.velocity[self.step]
-        place = path.position[self.step] + velocity * np.float32(call * self.dt)
+        place, velocity = self.shown(observation, call)
+        place = place + velocity * np.float32(call * self.dt)
         observation[:, :3] -= self.where_alive(place)
         observation[:, 12:15] -= self.where_alive(velocity)
     if self.loop is None: return observation
@@ -157,6 +172,7 @@ def rollout(policy,           # see `as_function`
             world=(),         # of the flight, see `flight_world`
             loop=None,        # Loop by which it is called; the simulator has its step
             trajectory=None,  # Trajectory of all lanes; None: to the origin
+            lead=None,        # Lead: what is shown of it
             hidden=None,      # (1, n, 16) hidden state to begin with
             early_stop=True,  # end when no flight is left
            ):                 # (n,) bool: survived
@@ -164,7 +180,7 @@ def rollout(policy,           # see `as_function`
     dim, act = as_function(policy, simulator.n, flights)
     if hidden is not None: policy.set_hidden_state(hidden)
     flight = Flight(policy, simulator, steps, np.ones(simulator.n, bool), trajectory,
-                    loop, tuple(sensors), tuple(actuators), tuple(world))
+                    loop, lead, tuple(sensors), tuple(actuators), tuple(world))
     for o in observers: o.begin(flight)
     with single_threaded(), torch.no_grad(): # so small networks are faster
         for flight.step in range(steps):
@@ -298,7 +314,7 @@ class HiddenStates(Observer):
 
     def before_step(self, flight):
         if flight.step + 1 not in self.looks: return
-        self.hidden.append(flight.policy.get_hidden_state()[0].numpy())
+        self.hidden.append(flight.policy.get_hidden_state()[0].cpu().numpy())
         self.observation.append(flight.observation)
 
     def end(self, flight):
@@ -393,7 +409,7 @@ class _Plan(NamedTuple):
         world = flight_world(how, self.randoms, self.lanes, dt)
         return dict(sensors=flight_sensors(how, self.randoms, dt), world=world,
                     actuators=flight_actuators(how), loop=loop,
-                    trajectory=self.path)
+                    trajectory=self.path, lead=how['lead'])
 
 def _plan(drones, condition, seed, flights, steps): # -> _Plan
     "Raises EvaluationError, DroneError"

@@ -8,23 +8,20 @@ __all__ = ['VEHICLES', 'PLACES', 'SENSES', 'MAX_SPEED', 'MAX_RATE', 'MAX_DISTANC
            'RotorPySimulator', 'Wind', 'CaptureNoise', 'motion_capture']
 
 # %% ../../nbs/sim/rotorpy.ipynb #d4459cab
-import importlib
 import math
 
 import numpy as np
 import torch
 from fastcore.basics import patch
 
+from ..core.extras import optional
 from ..drones import Drone
 from .l2f import FlightError, check_action
 
 # %% ../../nbs/sim/rotorpy.ipynb #0189898e
 def rotorpy_module(name): # 'vehicles.multirotor' -> module
-    "Part of RotorPy, imported when it is needed. Raises ImportError"
-    try: return importlib.import_module(f'rotorpy.{name}')
-    except ImportError as e:
-        raise ImportError("this needs RotorPy, which is not installed: "
-                          "pip install 'raptor-nb[transfer]'") from e
+    "Part of RotorPy, imported when it is needed. Raises ModuleNotFoundError"
+    return optional(f'rotorpy.{name}', 'this', 'transfer')
 
 # %% ../../nbs/sim/rotorpy.ipynb #a6442c18
 VEHICLES = 'crazyflie', 'crazyfliebrushless', 'px4_sihsim_quadx', 'hummingbird'

@@ -11,8 +11,9 @@ import json
 import numpy as np
 from fastcore.basics import patch
 
+from ..core.extras import optional
 from .artefact import Artefact, ExportError, Target, existing, flyable
-from .artefact import gates, optional, provenance
+from .artefact import gates, provenance
 
 # %% ../../nbs/targets/onnx.ipynb #df89e30c
 # name of the result: (operator, inputs)
@@ -34,7 +35,7 @@ GRAPH = {
 
 # %% ../../nbs/targets/onnx.ipynb #3394b659
 def _interface(policy, time): # RaptorPolicy, () or ('time',) -> inputs, outputs
-    onnx = optional('onnx', 'export to ONNX')
+    onnx = optional('onnx', 'export to ONNX', 'export')
     value = lambda name, *shape: onnx.helper.make_tensor_value_info(
         name, onnx.TensorProto.FLOAT, shape)
     return ([value('observation', *time, 'batch', policy.obs_dim),
@@ -49,7 +50,7 @@ def _model(policy,    # RaptorPolicy
            source,    # file it came from
           ):          # onnx.ModelProto
     "A checked model of these nodes. Raises ExportError"
-    onnx = optional('onnx', 'export to ONNX')
+    onnx = optional('onnx', 'export to ONNX', 'export')
     weights = [onnx.numpy_helper.from_array(v, k) for k, v in constants.items()]
     graph = onnx.helper.make_graph(nodes, 'raptor_policy', *_interface(policy, time),
                                    weights)
@@ -67,7 +68,7 @@ def onnx_model(policy,       # RaptorPolicy
                weights=None, # as of `gates`; None: the policy's
               ):             # onnx.ModelProto, opset 17, dynamic batch
     "One step with the hidden state in and out. Raises ExportError, ModuleNotFoundError"
-    node = optional('onnx', 'export to ONNX').helper.make_node
+    node = optional('onnx', 'export to ONNX', 'export').helper.make_node
     constants = {k: v for k, v in (weights or gates(policy)).items() if k != 'h_0'}
     constants |= {'one': np.ones(1, np.float32),
                   'flat': np.int64([-1, policy.hidden_dim]),
@@ -96,7 +97,7 @@ def onnx_sequence_model(policy,      # RaptorPolicy
                         source=None, # file it came from, for the metadata
                        ):            # onnx.ModelProto, opset 17, dynamic time and batch
     "All steps of a flight in one call. Raises ExportError, ModuleNotFoundError"
-    node = optional('onnx', 'export to ONNX').helper.make_node
+    node = optional('onnx', 'export to ONNX', 'export').helper.make_node
     nodes = [
         node('MatMul', ['observation', 'W_in'], ['x_1']),
         node('Add', ['x_1', 'b_in'], ['x_2']),
@@ -111,7 +112,7 @@ def onnx_sequence_model(policy,      # RaptorPolicy
 # %% ../../nbs/targets/onnx.ipynb #a83d25d7
 def _session(path): # -> onnxruntime's
     "Raises ExportError, FileNotFoundError, ModuleNotFoundError"
-    runtime = optional('onnxruntime', 'running an ONNX file')
+    runtime = optional('onnxruntime', 'running an ONNX file', 'export')
     data, options = existing(path, 'ONNX').read_bytes(), runtime.SessionOptions()
     options.intra_op_num_threads, options.log_severity_level = 1, 4
     try:

@@ -22,8 +22,9 @@ from pathlib import Path
 import numpy as np
 from fastcore.basics import patch
 
+from ..core.extras import optional
 from .artefact import Artefact, ExportError, Target, existing
-from .artefact import flight_observations, flyable, gates, optional
+from .artefact import flight_observations, flyable, gates
 from .artefact import policy_step, provenance
 from .onnx import onnx_model
 

@@ -169,6 +169,57 @@ static inline int raptor_target_check(raptor_target *target, uint64_t ns, uint64
     return 1;
 }
 
+typedef struct {
+    float number[2];         /* s, times the target's velocity; s^2, its acceleration */
+    float rate;              /* 1/s, by which both follow the error; 0: they are fixed */
+    float square[2];         /* mean squares of velocity and acceleration */
+    float seconds;           /* that these are of */
+} raptor_lead;
+
+static inline void raptor_lead_init(raptor_lead *lead, float time, float acceleration, float rate) {
+    lead->number[0] = time;
+    lead->number[1] = acceleration;
+    lead->rate = rate;
+    lead->square[0] = lead->square[1] = lead->seconds = 0.0f;
+}
+
+/* position: of the drone, m. dt: s since the last call */
+static inline void raptor_lead_learn(raptor_lead *lead, const raptor_target *target, const float acceleration[3], const float position[3], float dt) {
+    const float low[2] = {-0.15f, -0.05f}, high[2] = {0.15f, 0.12f};
+    int i, k;
+    lead->seconds += lead->seconds < 10.0f ? dt : 0.0f;
+    for (k = 0; k < 2; k++) {
+        const float *along = k ? acceleration : target->velocity;
+        float now = 0.0f, slope = 0.0f, most, found;
+        for (i = 0; i < 3; i++) {
+            now += along[i] * along[i];
+            slope += along[i] * raptor_clip(position[i] - target->position[i], 0.5f);
+        }
+        lead->square[k] += (now - lead->square[k]) * dt / lead->seconds;
+        most = lead->square[k] > now ? lead->square[k] : now;
+        found = lead->number[k] - lead->rate * dt * slope / (most > 0.01f ? most : 0.01f);
+        lead->number[k] = found < low[k] ? low[k] : found > high[k] ? high[k] : found;
+    }
+}
+
+/* The target as raptor_see is to see it. Returns 0; or 1 if a number is not
+   believable or dt is not within 0 to 0.1 s: then it is the target itself */
+static inline int raptor_lead_target(raptor_lead *lead, const raptor_target *target, const float acceleration[3], const float jerk[3], const float position[3], float dt, raptor_target *shown) {
+    int i;
+    *shown = *target;
+    if (target->holds) return 0;
+    if (!raptor_believable_all(acceleration, 3) || !raptor_believable_all(jerk, 3)
+        || !raptor_believable_all(position, 3) || !(dt >= 0.0f && dt <= 0.1f)) return 1;
+    if (lead->rate > 0.0f && dt > 0.0f)
+        raptor_lead_learn(lead, target, acceleration, position, dt);
+    for (i = 0; i < 3; i++) {
+        const float a = acceleration[i];
+        shown->position[i] += lead->number[0] * target->velocity[i] + lead->number[1] * a;
+        shown->velocity[i] += lead->number[0] * a + lead->number[1] * jerk[i];
+    }
+    return 0;
+}
+
 /* Pose and target -> what the policy sees. Returns 0; or 1 if a number is not
    believable, and then raptor_loop_step refuses what is seen */
 static inline int raptor_see(const raptor_stack *stack, const raptor_target *target, const float position[3], const float orientation[4], const float velocity[3], const float rates[3], raptor_seen *seen) {

@@ -1,5 +1,5 @@
 // Drones from drone files, and the same with other mass, thrust, size and rotors
-import { length, prepare, thrust } from './physics.js';
+import { cross, dot, length, prepare, thrust } from './physics.js';
 
 export const scaled = (x, by) => Array.isArray(x) ? x.map((y) => scaled(y, by)) : x * by;
 
@@ -16,6 +16,27 @@ export function hoverThrottle(d) {
   const lack = d.mass * length(d.gravity) - c0;
   const speed = 2 * lack / (c1 + Math.sqrt(Math.max(c1 * c1 + 4 * c2 * lack, 0)));
   return (speed - d.action_limit.min) / (d.action_limit.max - d.action_limit.min);
+}
+
+// Thrust of each rotor at level hover, N: weight without torque. null where some direction is without control
+export function hoverThrusts(d) {
+  const arm = Math.max(...d.rotor_positions.map(length), 1e-12), most = Math.max(...d.rotor_torque_constants), weight = d.mass * length(d.gravity);
+  const up = d.gravity.map((g) => -g / length(d.gravity)), columns = d.rotor_positions.map((p, i) => {
+    const f = d.rotor_thrust_directions[i], lever = cross(p, f), k = d.rotor_torque_constants[i] / most;
+    return [...lever.map((x, j) => x / arm + k * d.rotor_torque_directions[i][j]), dot(f, up)];
+  });
+  return solve([0, 1, 2, 3].map((row) => columns.map((c) => c[row])), [0, 0, 0, weight]);
+}
+
+function solve(matrix, right) { // by elimination, with the largest pivots
+  const m = matrix.map((row, i) => [...row, right[i]]), n = m.length;
+  for (let k = 0; k < n; k++) {
+    const best = m.slice(k).reduce((at, row, i) => (Math.abs(row[k]) > Math.abs(m[at][k]) ? k + i : at), k);
+    [m[k], m[best]] = [m[best], m[k]];
+    if (!(Math.abs(m[k][k]) > 1e-6)) return null;
+    for (let i = 0; i < n; i++) if (i !== k) { const by = m[i][k] / m[k][k]; m[i] = m[i].map((x, j) => x - by * m[k][j]); }
+  }
+  return m.map((row, i) => row[n] / row[i]);
 }
 
 // A drone like `base` with other values: thrust follows mass, inertia goes with mass times arm squared,

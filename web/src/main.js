@@ -6,6 +6,8 @@ import { World } from './world.js';
 import { Picture } from './scene.js';
 import { drawBelief, drawDistance, drawReturn } from './charts.js';
 import { Panel } from './panel.js';
+import { Real } from './real.js';
+import { readDrone } from './drone_file.js';
 
 const $ = (id) => document.getElementById(id);
 const data = JSON.parse($('data').textContent);
@@ -18,9 +20,10 @@ const SLIDERS = { // lowest, highest, text; logarithmic where it spans decades
 const WEATHER = { noise: { low: 0, high: 0.05, text: (v) => `${(100 * v).toFixed(1)} cm` }, wind: { low: 0, high: 0.3, text: (v) => `${(100 * v).toFixed(0)} % of weight` } };
 const DEFAULT = { mass: 0.5, thrustToWeight: 2.5, arm: 0.12, lag: 0.05 };
 const CATCH_UP = 0.25; // s of flight at most between two pictures
+const BUSY = 60;       // ms of computing at most between two pictures: slower than that, time passes more slowly
 
 const world = new World(data);
-let panel = null;
+let panel = null, real = null;
 const registry = Object.fromEntries(Object.entries(data.drones).map(([name, d]) => [name, prepare(d.dynamics)]));
 const app = { choice: 'own', base: registry[data.template], values: { ...DEFAULT }, policies: ['student'], paused: false, speed: 1, eights: 0, frames: 0 };
 
@@ -37,6 +40,7 @@ function chosen() { // [{ name, drone }]
 
 function put(look = true) {
   world.put(chosen(), app.policies);
+  real?.judge();
   picture?.rebuild(look);
   draw();
 }
@@ -58,12 +62,36 @@ function change(key, p) { // a slider of the drone moved: in the air, so that th
   app.values[key] = value(SLIDERS[key], p);
   $(`${key}-text`).textContent = SLIDERS[key].text(app.values[key]);
   for (const flight of world.flights) flight.change(like(app.base, app.values));
+  changed();
+}
+
+function changed() { // the drones in the air are others now
+  real.judge();
   picture?.rebuild(false);
   draw();
 }
 
-function fly(which) { // 'student', 'published', 'trained' or 'both'
-  app.policies = which === 'both' ? [world.policies.trained ? 'trained' : 'student', 'published'] : [which];
+async function open(files) { // drone files: the last one that is a drone flies
+  for (const file of files) {
+    try {
+      const { name, dynamics } = readDrone(await file.text(), file.name), key = `file ${name}`;
+      registry[key] = prepare(dynamics);
+      if (![...$('drone').options].some((o) => o.value === key)) $('drone').add(new Option('', key), 1);
+      [...$('drone').options].find((o) => o.value === key).text = `${name} (file, ${SLIDERS.mass.text(dynamics.mass)})`;
+      choose(key);
+      told(`${file.name}: ${name}, thrust-to-weight ${describe(app.base).thrustToWeight.toFixed(2)}, is in the air.`);
+    } catch (error) { told(`${file.name} was not opened: ${error.message}.`, true); }
+  }
+}
+
+function told(sentence, wrong = false) {
+  $('file-says').textContent = sentence;
+  $('file-says').classList.toggle('wrong', wrong);
+}
+
+function fly(which) { // a policy's name, 'both' (the last one and the published) or 'all'
+  const [last] = app.policies, own = last !== 'published' ? last : world.policies.trained ? 'trained' : 'student';
+  app.policies = which === 'both' ? [own, 'published'] : which === 'all' ? Object.keys(data.policies) : [which];
   for (const b of document.querySelectorAll('[data-policy]')) b.setAttribute('aria-pressed', b.dataset.policy === which);
   put();
 }
@@ -76,6 +104,7 @@ function trainee() { // eight drones under the weights of the moment, beginning 
 
 // ---- what one can do to them --------------------------------------------------------------------------------------
 function eight(on) { world.eight(on); $('eight').setAttribute('aria-pressed', on); if (on) picture?.look(); }
+function lead(on) { world.leads = on; $('lead').setAttribute('aria-pressed', on); if (on && world.eightSince === null) eight(true); }
 function pause(on) { app.paused = on; show(); $('pause').setAttribute('aria-pressed', on); $('pause').firstChild.textContent = on ? 'Resume' : 'Pause'; }
 function slow(on) { app.speed = on ? 0.25 : 1; $('slow').setAttribute('aria-pressed', on); }
 function aim(target) { if (world.eightSince !== null) eight(false); world.target = target.map((x, i) => settle(x, i === 2 && picture ? [picture.floor + 0.05, 3] : [-3, 3])); show(); }
@@ -90,11 +119,11 @@ const recent = (flight, n = 100) => mean(flight.distance.slice(-n));
 
 function style() {
   const css = getComputedStyle(document.documentElement), get = (name) => css.getPropertyValue(name).trim();
-  return { text: get('--text'), line: get('--line'), student: '#1f77b4', published: '#ff7f0e', trained: '#2ca02c' };
+  return { text: get('--text'), line: get('--line'), student: '#1f77b4', real: '#d62728', published: '#ff7f0e', trained: '#2ca02c' };
 }
 
 function readout() {
-  for (const name of ['student', 'published', 'trained']) {
+  for (const name of ['student', 'real', 'published', 'trained']) {
     const flights = world.flights.filter((f) => f.policy.name === name), row = $(`row-${name}`);
     row.hidden = !flights.length;
     if (!flights.length) continue;
@@ -149,7 +178,11 @@ function frame(now) {
   if (document.hidden || !seen || (app.paused && !stale)) return;
   if (!app.paused) {
     owed += passed * app.speed;
-    for (; owed >= DT; owed -= DT) world.step();
+    const began = performance.now();
+    for (; owed >= DT; owed -= DT) {
+      world.step();
+      if (performance.now() - began > BUSY) owed = 0;
+    }
   }
   app.frames += 1;
   picture?.draw(app.paused ? 0 : passed * app.speed);
@@ -168,8 +201,8 @@ function theme(dark) {
 // ---- keys and controls --------------------------------------------------------------------------------------------
 const KEYS = {
   ArrowUp: () => nudge(0.1, 0, 0), ArrowDown: () => nudge(-0.1, 0, 0), ArrowLeft: () => nudge(0, 0.1, 0), ArrowRight: () => nudge(0, -0.1, 0),
-  PageUp: () => nudge(0, 0, 0.1), PageDown: () => nudge(0, 0, -0.1), ' ': () => world.poke(), f: () => eight(world.eightSince === null), r: restart,
-  p: () => pause(!app.paused), s: () => slow(app.speed === 1), c: () => fly(app.policies.length > 1 ? 'student' : app.policies[0] === 'student' ? 'published' : 'both'),
+  PageUp: () => nudge(0, 0, 0.1), PageDown: () => nudge(0, 0, -0.1), ' ': () => world.poke(), f: () => eight(world.eightSince === null), l: () => lead(!world.leads), r: restart,
+  p: () => pause(!app.paused), s: () => slow(app.speed === 1), c: () => { const [one, two] = app.policies; fly(two ? 'student' : one === 'student' ? 'real' : one === 'published' ? 'both' : 'published'); },
   0: () => choose('own'), 8: () => choose('eight'), v: () => picture?.look(),
 };
 Object.keys(data.drones).forEach((name, i) => { KEYS[i + 1] = () => choose(name); });
@@ -191,7 +224,17 @@ function listen() {
     set();
   }
   for (const b of document.querySelectorAll('[data-policy]')) b.addEventListener('click', () => fly(b.dataset.policy));
-  const press = { poke: () => world.poke(), eight: () => eight(world.eightSince === null), restart, pause: () => pause(!app.paused), slow: () => slow(app.speed === 1), another: () => choose('eight'), view: () => picture?.look() };
+  $('open').addEventListener('click', () => $('file').click());
+  $('file').addEventListener('change', () => { open([...$('file').files]); $('file').value = ''; });
+  const drop = (event, over) => {
+    if (![...(event.dataTransfer?.types ?? [])].includes('Files')) return;
+    event.preventDefault();
+    document.body.classList.toggle('dropping', over);
+  };
+  addEventListener('dragover', (event) => drop(event, true));
+  addEventListener('dragleave', (event) => drop(event, false));
+  addEventListener('drop', (event) => { drop(event, false); open([...(event.dataTransfer?.files ?? [])]); });
+  const press = { poke: () => world.poke(), eight: () => eight(world.eightSince === null), lead: () => lead(!world.leads), restart, pause: () => pause(!app.paused), slow: () => slow(app.speed === 1), another: () => choose('eight'), view: () => picture?.look() };
   for (const [id, does] of Object.entries(press)) $(id).addEventListener('click', does);
   $('theme').addEventListener('click', () => { const dark = document.documentElement.dataset.theme !== 'dark'; theme(dark); try { localStorage.setItem('mode', dark ? 'dark' : 'light'); localStorage.setItem('theme', dark ? 'dark' : 'light'); } catch { /* pages without storage */ } });
   addEventListener('storage', (event) => { if (event.key === 'theme' && event.newValue) theme(event.newValue === 'dark'); });
@@ -212,13 +255,15 @@ function begin() {
   theme(kept === 'dark' || (kept !== 'light' && matchMedia('(prefers-color-scheme: dark)').matches));
   listen();
   panel = new Panel({ data, world, show: trainee, changed: show });
+  real = new Real({ data, world, changed });
   addEventListener('resize', show);
   new IntersectionObserver(([entry]) => { seen = entry.isIntersecting; }).observe($('scene')); // scrolled away, it rests
   picture?.controls.addEventListener('change', show);
   choose('own');
   const wish = new URLSearchParams(location.search);
-  if (wish.get('policy')) fly(wish.get('policy') === 'both' || wish.get('policy') in data.policies ? wish.get('policy') : 'student');
+  if (wish.get('policy')) fly(['both', 'all', ...Object.keys(data.policies)].includes(wish.get('policy')) ? wish.get('policy') : 'student');
   if (wish.get('drone') && [...select.options].some((o) => o.value === wish.get('drone'))) choose(wish.get('drone'));
+  if (wish.get('condition') in real.conditions) real.choose(wish.get('condition'));
   if (wish.has('eight')) eight(true);
   requestAnimationFrame(frame);
 }
@@ -227,4 +272,4 @@ begin();
 
 // For the tests, and for whoever wants to play from the console: let simulated time pass without pictures, look at anything
 window.raptor = { app, world, data, choose, fly, eight, aim, observe, step, prepare, like, describe, makePolicy, readProbe, length,
-                  get picture() { return picture; }, get panel() { return panel; }, advance(seconds) { for (let i = 0; i < seconds / DT; i++) world.step(); draw(); } };
+                  get picture() { return picture; }, get panel() { return panel; }, get real() { return real; }, advance(seconds) { for (let i = 0; i < seconds / DT; i++) world.step(); draw(); } };

@@ -8,6 +8,7 @@ import { download } from './files.js';
 
 const $ = (id) => document.getElementById(id);
 const SAMPLED = 2000; // drones of the fleet
+const JUDGED = ['student', 'published']; // beside the one that is trained
 const grams = (v) => (v < 1 ? `${(1000 * v).toPrecision(3)} g` : `${v.toPrecision(3)} kg`), ms = (v) => `${(1000 * v).toFixed(0)} ms`;
 const whole = (v) => Math.max(50, Math.round(v / 50) * 50);
 const PAIRS = {
@@ -88,7 +89,7 @@ export class Panel {
     const tell = { progress: (m) => this.progress(m), score: (m) => this.score(m), end: (m) => this.end(m), error: (sentence) => { this.stopped(); this.say(`The training stopped: ${sentence}.`, true); } };
     const bytes = Uint8Array.from(atob($('kernels').textContent), (c) => c.charCodeAt(0));
     this.training = new Training({ source: $('worker').textContent, kernels: bytes, settings, workers, drones: this.data.sampled.map((d) => d.dynamics), seed: 2026, tell, log });
-    for (const name of Object.keys(this.data.policies)) this.training.score(name, { weights: pack(this.data.policies[name].weights) });
+    for (const name of JUDGED) this.training.score(name, { weights: pack(this.data.policies[name].weights) });
     this.training.score('trained', { weights: settings.weights, update: 0, seconds: 0 });
     this.learn(settings.weights);
     this.show('trained');

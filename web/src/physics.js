@@ -4,8 +4,8 @@
 
 export const DT = 0.01;
 
-const cross = (a, b) => [a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]];
-const dot = (a, b) => a.reduce((sum, x, i) => sum + x * b[i], 0);
+export const cross = (a, b) => [a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]];
+export const dot = (a, b) => a.reduce((sum, x, i) => sum + x * b[i], 0);
 const times = (matrix, v) => matrix.map((row) => dot(row, v));
 export const length = (v) => Math.hypot(...v);
 export const clamp = (x, low, high) => Math.min(Math.max(x, low), high);

@@ -8,7 +8,7 @@ import { mergeGeometries } from 'three/examples/jsm/utils/BufferGeometryUtils.js
 import { thrust } from './physics.js';
 import { TRAIL } from './world.js';
 
-export const COLOURS = { student: 0x1f77b4, published: 0xff7f0e, trained: 0x2ca02c };
+export const COLOURS = { student: 0x1f77b4, real: 0xd62728, published: 0xff7f0e, trained: 0x2ca02c };
 const STREAKS = 60, SMALLEST = 0.09, TOUCH = 36; // lines, m of arm below which a drone is drawn larger, px
 
 // Body and arms as one mesh along the rotors' places, at true size; the front arms are lighter
@@ -153,7 +153,7 @@ export class Picture {
   }
 
   blow(seconds) {
-    const [x, y] = this.world.force, speed = Math.hypot(x, y), size = 2 * this.extent;
+    const [x, y] = this.world.blowing, speed = Math.hypot(x, y), size = 2 * this.extent;
     this.streaks.visible = speed > 0;
     if (!speed) return;
     const array = this.streaks.geometry.attributes.position, reach = 0.25 + speed;

@@ -2,6 +2,8 @@
 import { DT, atRest, clamp, length, observe, step } from './physics.js';
 import { makePolicy, readProbe } from './policy.js';
 import { describe } from './drones.js';
+import { Lead, motion } from './lead.js';
+import { Commands, LOOPS, NONE, Sensors, chances, clipErrors, dragForce, dragShare, motors, withTraits } from './traits.js';
 
 export const EIGHT = { period: 5.5, size: [1, 0.5], lead: 2 }; // s, m, s: as raptor_nb.evaluate.FigureEight
 export const NOISE = [[0, 12, 1], [12, 15, 2], [15, 18, 5]];   // position and rotation, velocity twice, angular velocity five times sigma
@@ -29,44 +31,83 @@ export function figureEight(t) {
   return [at.map((x) => grown * x), at.map((x, i) => rate * x + grown * speed[i])];
 }
 
+const hash = (text) => [...text].reduce((h, c) => Math.imul(h ^ c.codePointAt(0), 0x01000193) >>> 0, 0x811c9dc5);
+
 export class Flight {
-  constructor(drone, name, policy, home) {
-    Object.assign(this, { name, policy, home, lost: 0, distance: [], belief: [], path: [] });
+  constructor(drone, name, policy, home, traits = NONE) {
+    Object.assign(this, { name, policy, home, traits, lost: 0, distance: [], belief: [], path: [], chance: chances(stream(hash(name))) });
     this.change(drone);
     this.begin([0, 0, 0]);
   }
 
   change(drone) { // in the air: the state and the memory stay
-    this.drone = drone;
-    this.about = describe(drone);
+    this.bare = drone;
+    this.equip(this.traits);
+  }
+
+  equip(traits) { // the same; another loop begins with an empty memory, as a flight stack does when it is switched on
+    const loop = traits.loop !== this.traits.loop;
+    this.traits = traits;
+    this.drone = withTraits(this.bare, traits, this.chance);
+    this.about = describe(this.bare);
     this.reach = Math.max(10 * this.about.arm, 0.4);
+    this.about.thrustToWeight = describe(this.drone).thrustToWeight * (1 - traits.sag);
+    this.about.mass = this.drone.mass;
+    if (loop) this.awake();
+  }
+
+  awake() { // the policy has just been switched on
+    this.hidden = this.policy.network.initial();
+    this.sensors = new Sensors();
+    this.commands = new Commands(LOOPS[this.traits.loop]);
   }
 
   begin(target, offset = [0, 0, 0]) {
     this.state = atRest(this.drone, target.map((x, i) => x + offset[i]));
-    this.hidden = this.policy.network.initial();
+    this.awake();
+    this.lead = new Lead(this.policy.name);
     this.over = 0;
     this.path = [];
     this.error = length(offset);
   }
 
-  // One step of 10 ms; target as position and velocity relative to where this drone is at home
-  fly(target, speed, { noise, wind }, random) {
-    if (this.over > 0) { this.over -= DT; if (this.over <= 0) this.begin(target); return; }
-    const away = this.state.position.map((x, i) => x - target[i]), far = length(away);
-    const seen = observe(this.state), share = Math.min(1, this.reach / Math.max(far, 1e-9));
-    for (let i = 0; i < 3; i++) { seen[i] = away[i] * share; seen[12 + i] -= speed[i]; }
+  // The 22 values that the policy sees: noise, then sensors, then the target, then what a flight stack limits
+  see(target, speed, noise, random, dt) {
+    const seen = observe(this.state), { loop } = this.commands;
     if (noise) for (const [from, to, by] of NOISE) for (let i = from; i < to; i++) seen[i] += noise * by * random.normal();
-    const [action, hidden] = this.policy.network.act(seen, this.hidden);
-    this.hidden = hidden;
-    this.state = step(this.state, action, this.drone, wind.map((x) => x * this.about.weight));
+    this.sensors.show(seen, this.traits, this.chance, random, dt);
+    for (let i = 0; i < 3; i++) { seen[i] -= target[i]; seen[12 + i] -= speed[i]; }
+    clipErrors(seen, loop, this.reach);
+    this.commands.previous(seen.slice(18)).forEach((x, i) => { seen[18 + i] = x; });
+    return seen;
+  }
+
+  // 10 ms, in which the hidden state moves once and a flight stack calls the policy several times;
+  // target as position and velocity relative to where this drone is at home, led: the same as the policy is shown it, force as share of the weight, air in m/s
+  fly(target, speed, { noise, force, air }, random, led = [target, speed]) {
+    if (this.over > 0) { this.over -= DT; if (this.over <= 0) this.begin(target); return; }
+    const calls = this.commands.loop.rate / 100, dt = DT / calls;
+    for (let call = 0; call < calls; call++) {
+      this.seen = this.see(led[0].map((x, i) => x + led[1][i] * call * dt), led[1], noise, random, dt);
+      const [action, hidden] = this.policy.network.act(this.seen, this.hidden);
+      if (!call) this.hidden = hidden;
+      const command = motors(this.commands.give(action, !call), this.drone, this.traits);
+      const drag = dragForce(this.bare.mass, this.state.velocity, air, this.traits);
+      this.state = step(this.state, command, this.drone, force.map((x, i) => x * this.about.weight + drag[i]), [0, 0, 0], dt);
+    }
     this.error = length(this.state.position.map((x, i) => x - target[i]));
     this.path.push(this.state.position);
     if (this.path.length > TRAIL) this.path.shift();
     this.distance.push(this.error);
-    this.belief.push(readProbe(this.policy.probe, hidden));
+    this.belief.push(readProbe(this.policy.probe, this.hidden));
     if (this.distance.length > KEEP) { this.distance.shift(); this.belief.shift(); }
     if (!(this.error < LOST)) { this.lost += 1; this.over = PAUSE; }
+  }
+
+  // What its policy is shown of a target that moves
+  ahead(target, speed, acceleration, jerk) {
+    if (this.over <= 0) this.lead.learn(speed, acceleration, this.state.position.map((x, i) => x - target[i]));
+    return this.lead.shown(target, speed, acceleration, jerk);
   }
 
   // An impulse that changes velocity and turning, the same for every mass
@@ -83,7 +124,7 @@ export class Flight {
 export class World {
   constructor(data) {
     this.policies = Object.fromEntries(Object.entries(data.policies).map(([name, p]) => [name, { name, label: p.label, network: makePolicy(p.weights), probe: p.probe }]));
-    Object.assign(this, { time: 0, flights: [], target: [0, 0, 0], eightSince: null, noise: 0, wind: 0, heading: Math.PI / 2 });
+    Object.assign(this, { time: 0, flights: [], target: [0, 0, 0], eightSince: null, leads: false, noise: 0, wind: 0, traits: NONE, heading: Math.PI / 2 });
     this.seed(1);
   }
 
@@ -103,7 +144,7 @@ export class World {
     this.flights = policies.flatMap((policy, p) => drones.map(({ name, drone }, i) => {
       const across = several ? (columns - 1) / 2 - i % columns : (policies.length - 1) / 2 - p;
       const along = several ? (policies.length - 1 - p) * (rows + 0.5) + Math.floor(i / columns) - (policies.length * (rows + 0.5) - 1.5) / 2 : 0;
-      return new Flight(drone, name, this.policies[policy], [along * gap, across * gap, 0]);
+      return new Flight(drone, name, this.policies[policy], [along * gap, across * gap, 0], this.traits);
     }));
     this.restart();
   }
@@ -118,6 +159,11 @@ export class World {
     }
   }
 
+  equip(changes) { // of the traits, in the air
+    this.traits = { ...this.traits, ...changes };
+    for (const f of this.flights) f.equip(this.traits);
+  }
+
   eight(on) {
     this.eightSince = on ? this.time : null;
     if (on) this.target = [0, 0, 0];
@@ -129,12 +175,15 @@ export class World {
     return [at.map((x, i) => x + this.target[i]), speed];
   }
 
-  get force() { return [this.wind * Math.cos(this.heading), this.wind * Math.sin(this.heading), 0]; } // in weights
+  along(size) { return [size * Math.cos(this.heading), size * Math.sin(this.heading), 0]; }
+  get force() { return this.along(this.wind); } // in weights
+  get blowing() { return this.along(this.wind + this.traits.drag * dragShare(this.traits.wind)); } // the same, with the wind on a drone at rest
 
   step() {
     this.time += DT;
-    const [target, speed] = this.goal(), weather = { noise: this.noise, wind: this.force };
-    for (const f of this.flights) f.fly(target, speed, weather, this.random);
+    const [target, speed] = this.goal(), weather = { noise: this.noise, force: this.force, air: this.along(this.traits.wind) };
+    const moves = this.leads && this.eightSince !== null ? motion(figureEight, this.time - this.eightSince) : null;
+    for (const f of this.flights) f.fly(target, speed, weather, this.random, moves ? f.ahead(target, speed, ...moves) : [target, speed]);
   }
 
   poke(flights = this.flights) {
