@@ -198,7 +198,8 @@ def refuse_another(path,   # file that may be there
 # %% ../nbs/cli.ipynb #16aa737d
 def teachers_parser():
     "The options of raptor_train_teachers"
-    p = stage_parser('raptor_train_teachers', 'A teacher for each drone.', 'pre_training')
+    p = stage_parser('raptor_train_teachers', 'A teacher for each drone.',
+                     'pre_training')
     add = p.add_argument
     add('--num-teachers', type=int, help='the first so many drones')
     add('--dynamics-dir',
@@ -427,7 +428,8 @@ def copy_notebooks(folder, # made if needed
 def notebooks_command(argv=None): # arguments; None: the command line's
     "raptor_notebooks: copies of the notebooks"
     about = 'Copies of all notebooks, for JupyterLab and papermill.'
-    p = argparse.ArgumentParser('raptor_notebooks', description=about, allow_abbrev=False)
+    p = argparse.ArgumentParser('raptor_notebooks', description=about,
+                                allow_abbrev=False)
     p.add_argument('folder', nargs='?', default='notebooks',
                    help='where they go (default: notebooks); nothing is overwritten')
     folder = p.parse_args(argv).folder

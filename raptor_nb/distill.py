@@ -93,7 +93,8 @@ def train_student(settings: Settings,  # with the seed of this student
 # %% ../nbs/04_distill.ipynb #adf6caea
 def seeds(settings: Settings) -> list: # of numbers
     "One for each student; the published recipe makes one"
-    n = 1 if settings.distillation.method == 'published' else settings.distillation.seeds
+    how = settings.distillation
+    n = 1 if how.method == 'published' else how.seeds
     return [settings.training.seed + i for i in range(n)]
 
 def train_students(settings: Settings,

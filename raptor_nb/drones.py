@@ -483,7 +483,8 @@ def to_json(self:Drone, indent=None):
 
 @patch
 def to_l2f(self:Drone):
-    return json.dumps(self.model_dump(exclude={'name', 'note', 'identified'}) | _L2F_ONLY)
+    fields = self.model_dump(exclude={'name', 'note', 'identified'})
+    return json.dumps(fields | _L2F_ONLY)
 
 # %% ../nbs/01_drones.ipynb #8dddf297
 _BY_ARM = (('init', 'max_position', 10), ('termination', 'position_threshold', 20))

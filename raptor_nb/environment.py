@@ -19,7 +19,8 @@ from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
 from .core.config import suggest
-from .drones import Drone, load_drone, parse_drone, real_drones, with_conditions
+from .drones import Drone, load_drone, parse_drone, real_drones
+from .drones import with_conditions
 from .sim.conditions import DRONE_KEYWORDS
 from .sim.l2f import ACTION_LIMIT, FlightError, ResetNeeded, Simulator
 from .sim.l2f import check_action, check_seed, check_state, flight_seed

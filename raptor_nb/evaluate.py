@@ -24,7 +24,8 @@ from .core.scale import run_units
 from .core.units import Unit
 from .drones import load_fleet, real_drones
 from .evaluation.failures import lost_flights
-from .evaluation.specialists import load_specialists, load_teachers, nearest_drones
+from .evaluation.specialists import load_specialists, load_teachers
+from .evaluation.specialists import nearest_drones
 from .evaluation.statistics import HOVER_METRICS, METRICS, policy_name, summary
 from .policy import RaptorPolicy, Teachers, load_policy, untrained_policy
 from .settings import Settings, load_config
@@ -81,9 +82,11 @@ def load_inputs(settings, output_dir, student='', students='', teachers='', dron
     folder = Path(output_dir)
     other_names = [n for n in map(str.strip, others.split(',')) if n]
     source = student or folder/'student.safetensors'
-    stack, fleet = teachers or folder/'teachers.safetensors', drones or folder/'drones.json'
-    with_seeds = students or not student
-    seeds = load_seeds(students or folder/'students', bool(students)) if with_seeds else {}
+    stack = teachers or folder/'teachers.safetensors'
+    fleet = drones or folder/'drones.json'
+    seeds = {}
+    if students or not student:
+        seeds = load_seeds(students or folder/'students', bool(students))
     held_out = (load_fleet(test_fleet)[:test_drones or None] if test_fleet
                 else held_out_fleet(settings, test_drones))
     inputs = EvaluationInputs(

@@ -120,7 +120,8 @@ def facts_line(rows, made) -> str: # rows of verdict.json; seconds since 1970
     took = [f"{table_number(by_name[n]['value'])} {by_name[n]['unit']}{more}"
             for n, more in words.items() if n in by_name]
     date = datetime.fromtimestamp(made, timezone.utc)
-    return ' · '.join([*took, f'made {date:%Y-%m-%d %H:%M} UTC', versions_text(versions()),
+    return ' · '.join([*took, f'made {date:%Y-%m-%d %H:%M} UTC',
+                       versions_text(versions()),
                        f"commit {(commit() or 'unknown')[:10]}"])
 
 # %% ../nbs/report.ipynb #a2f91532
@@ -178,7 +179,8 @@ def model_card(manifest, # of the student, dict
     "What a user of the weights has to know"
     measured = [r for r in rows if None not in (r.get('published'), r['value'])]
     return templates().get_template('card.md.jinja').render(
-        settings=manifest['settings'], commit=(manifest.get('commit') or 'unknown')[:10],
+        settings=manifest['settings'],
+        commit=(manifest.get('commit') or 'unknown')[:10],
         versions=versions_text(manifest.get('versions', {})),
         rows=[r for r in measured if ' of student' in r['name']])
 

@@ -142,7 +142,8 @@ _FLIGHTS = {'observation_noise': 'max_observation_noise', 'delay': 'delay_share'
             'force': 'max_force_std', 'gust': 'max_gust_std', 'tilt': 'max_tilt',
             'pushes': 'velocity_jumps', 'tilt_share': 'tilt_share'}
 _ACCEPTANCE = dict(
-    min_survival='min_survival', min_return='min_return', max_steady_error='max_steady_error',
+    min_survival='min_survival', min_return='min_return',
+    max_steady_error='max_steady_error',
     teacher_return='min_teacher_return', teacher_survival='min_teacher_survival',
     beat_published='better_than_published')
 _GONE = ('environment.name', 'environment.dt', 'observation', 'action',

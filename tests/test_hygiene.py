@@ -27,7 +27,7 @@ GRAPH = architecture.import_graph()
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 # Lines of code that are wider: these numbers may only go down
-NOTEBOOKS_WIDER = {88: 68, 100: 8, 120: 3}
+NOTEBOOKS_WIDER = {88: 19, 100: 0, 120: 0}
 TESTS_WIDER = {100: 189}
 # exported cells of more than 40 lines, by what they define first: why
 LONG = {}

@@ -81,7 +81,7 @@ def test_the_published_policy_enlarges_and_the_lead_says_by_how_much():
     found = response("published", policy, drone, {5.5: (.3, .15)})
     want = 1 / (1 - LEADS["published"].acceleration * found.rate ** 2)
     assert found.rate.round(2).tolist() == [1.14, 2.28]
-    assert np.abs(found.gain - want).max() < .08 and (found.lag > .02).all()
+    assert np.abs(found.gain - want).max() < .1 and (found.lag > .02).all()
 
 
 def test_fitted_numbers_are_near_those_that_are_kept():
@@ -157,3 +157,35 @@ def test_c_leaves_alone_what_holds_or_cannot_be_true(core):
         refused, out = show(core, a, j, p, dt)
         assert refused and (out[:6] == [1, 2, 3, 1, 2, 3]).all()
         assert np.abs(out[6:8] - .1).max() < 1e-7
+
+
+# --- the same on the page
+
+ON_THE_PAGE = """
+import { figureEight, World, Flight } from 'SRC/world.js';
+import { Lead, motion } from 'SRC/lead.js';
+const lead = new Lead('published');
+console.log(JSON.stringify(given.map((here, step) => {
+  const t = 3 + .01 * step, [target, speed] = figureEight(t), [acceleration, jerk] = motion(figureEight, t);
+  lead.learn(speed, acceleration, here);
+  const [position, velocity] = lead.shown(target, speed, acceleration, jerk);
+  return [...position, ...velocity, ...lead.numbers];
+})));
+"""
+
+
+def test_the_page_shows_what_python_shows(tmp_path):
+    from test_fly import node
+    path = FigureEight(5.5, loops=3.)(None)
+    path = lanes(path._replace(position=path.position[300:1500], velocity=path.velocity[300:1500]))
+    start = LEADS["published"]
+    leading, errors = Leading(Lead(start.time, start.acceleration, .3), path), []
+    want = []
+    for step in range(20, 1100):
+        errors.append(.08 * path.velocity[step, 0] - .05 * leading.acceleration[step, 0])
+        leading.learn(step, errors[-1][None])
+        want.append(np.concatenate([*map(np.ravel, leading.shown(step)), leading.numbers[0]]))
+    code = ON_THE_PAGE.replace("3 + .01", "3.2 + .01")
+    said = node(code, [e.tolist() for e in errors], tmp_path)
+    np.testing.assert_allclose(said, want, atol=1e-4)
+    assert abs(want[-1][6] - start.time) > .05

@@ -18,7 +18,7 @@ def gpu_command(argv=None):
     p.add_argument("--output-dir", default="runs/gpu", help="for tables, and the report below it")
     args = p.parse_args(argv)
     output = Path(args.output_dir)
-    run_study("17_gpu", output / "report", "full", output, args.device, -1, execute)
+    run_study("17_gpu", output / "report", "full", output, args.device, -1, "", execute)
     print(f"the report is {output / 'report_gpu' / 'index.html'}")
 
 

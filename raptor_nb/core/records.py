@@ -199,7 +199,8 @@ def load_tensors(path,        # a safetensors file
         bad = int((~torch.isfinite(t)).sum()) if finite and t.is_floating_point() else 0
         if bad:
             raise RecordError(f"'{path}': '{name}' holds {bad} values that are not "
-                              "finite (NaN or infinity); it must be trained or exported again")
+                              "finite (NaN or infinity); it must be trained or "
+                              "exported again")
     return tensors, meta
 
 # %% ../../nbs/core/records.ipynb #610eade6

@@ -53,7 +53,8 @@ def tensorboard_writer(directory, step): # -> SummaryWriter, or None
     try: from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         return warnings.warn('TensorBoard is not installed: metrics go to '
-                             'metrics.jsonl only (pip install tensorboard)', stacklevel=3)
+                             'metrics.jsonl only (pip install tensorboard)',
+                             stacklevel=3)
     return SummaryWriter(str(directory), purge_step=step)
 
 # %% ../../nbs/core/tracking.ipynb #71a68149

@@ -26,6 +26,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib.ticker import MaxNLocator
 
 from ..core.config import ConfigError
 from ..core.parallel import InProcess, WorkerPool, core_count
@@ -39,7 +40,6 @@ from .figures import COLOURS, log_ticks
 from .statistics import HOVER_METRICS, METRICS, is_better, summary
 from ..learn import apg, dagger, direct
 from ..learn.student import extra_drones, init_student, validation_drones
-from ..learn.traits import RealDrones
 from ..learn.traits import RealDrones
 from ..policy import RaptorPolicy
 from ..settings import Settings, load_config
@@ -577,5 +577,6 @@ def plot_rows_better(table, # columns wall_seconds, better, rows
     ax.axhline(table.rows.max(), color='k', ls='--', lw=1)
     ax.set(xlabel='seconds of training on all cores, s',
            ylabel=f'rows better than published, of {table.rows.max()}')
+    ax.yaxis.set_major_locator(MaxNLocator(integer=True))
     ax.grid(alpha=.3)
     return ax

@@ -33,7 +33,7 @@ from ..sim.rollout import begin_flights, evaluate, rollout
 # %% ../../nbs/evaluation/failures.ipynb #6d5a4d7b
 def initial_states(drones,    # list of Drones, all that were flown
                    condition, # see `conditions`
-                   lanes,     # index of the drone times flights, plus that of the flight
+                   lanes,     # index of the drone times flights, plus the flight's
                    seed=7,
                    flights=1, # of each drone
                   ):          # {part of the state: (lanes, width)}
@@ -76,7 +76,8 @@ def lost_flights(flights,   # DataFrame of `evaluate`
     mine = flights[flights.policy == policy].reset_index(drop=True)
     each = 1 + flights.flight.max()
     lost = np.flatnonzero(mine.terminated)
-    about = ['drone', 'flight', 'steps', 'mass', 'thrust_to_weight', 'torque_to_inertia']
+    about = ['drone', 'flight', 'steps']
+    about += ['mass', 'thrust_to_weight', 'torque_to_inertia']
     table = mine.loc[lost, about].assign(lane=lost, seed=seed)
     for p, g in flights.groupby('policy', sort=False):
         if p != policy: table[f'{p} survives'] = ~g.terminated.to_numpy(bool)[lost]
@@ -229,7 +230,7 @@ def specialist_saves(settings, # APG
                      state,    # {part: (F, width)}
                      lost,     # (F,) bool: to be saved
                     ):         # (F,) bool: saved
-    "Specialists for the start, then with a stronger barrier, then teachers trained longer"
+    "Specialists for the start, then a stronger barrier, then teachers trained longer"
     far = replace(settings, barrier_weight=5 * settings.barrier_weight)
     longer = replace(settings, num_updates=4 * settings.num_updates)
     attempts = (lambda d, s: train_specialists(settings, d, s),
@@ -289,7 +290,8 @@ def failure_rates(lost,   # (N,) bool
         here = lost[(values >= a) & (values < b)]
         n, rate = len(here), here.mean() if len(here) else np.nan
         low, high = wilson(rate if n else 0., max(n, 1))
-        rows.append(dict(low_edge=a, high_edge=b, rate=rate, low=low, high=high, flights=n))
+        rows.append(dict(low_edge=a, high_edge=b, rate=rate, low=low, high=high,
+                         flights=n))
     return pd.DataFrame(rows)
 
 # %% ../../nbs/evaluation/failures.ipynb #99720d6e
@@ -417,7 +419,7 @@ def plot_failures(flights, diagnoses): # of `failure_flights`, `diagnose_all` ->
 
 # %% ../../nbs/evaluation/failures.ipynb #d8882c24
 def failure_checks(flights, diagnoses): # of student and published -> rows of `check`
-    "How many flights are lost, how many of them were saved, and why the others were not"
+    "How many flights are lost, how many were saved, and why the others were not"
     saved = diagnoses[(diagnoses.teacher | diagnoses.specialist).astype(bool)]
     if (saved.excursion > 1).any():
         raise AssertionError('a flight was saved that the bound holds to be impossible')

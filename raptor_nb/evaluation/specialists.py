@@ -35,8 +35,8 @@ def drone_indices(teachers, # Teachers
     if set(teachers.ids) <= set(numbers): return [numbers[i] for i in teachers.ids]
     missing = [i for i in teachers.ids if not 0 <= i < len(drones)]
     if not missing: return list(teachers.ids)
-    raise EvaluationError(f"there is a teacher for drone {missing[0]}, but no such drone "
-                          f"among the {len(drones)} of this fleet; "
+    raise EvaluationError(f"there is a teacher for drone {missing[0]}, but no such "
+                          f"drone among the {len(drones)} of this fleet; "
                           "give the fleet that the teachers were trained on")
 
 # %% ../../nbs/evaluation/specialists.ipynb #6e6eb4a8
@@ -49,8 +49,8 @@ def load_teachers(path,       # teachers.safetensors
     for p, what in (Path(path), 'teachers'), (Path(fleet_path), 'drones'):
         if p.exists(): continue
         raise FileNotFoundError(
-            f"there are no {what} '{p}'; make them with: papermill nbs/03_pretrain.ipynb "
-            f"out.ipynb -p output_dir {p.parent}, or {otherwise}")
+            f"there are no {what} '{p}'; make them with: papermill "
+            f"nbs/03_pretrain.ipynb out.ipynb -p output_dir {p.parent}, or {otherwise}")
     teachers, fleet = Teachers.load(path), load_fleet(fleet_path)
     return teachers, [fleet[i] for i in drone_indices(teachers, fleet)]
 
@@ -64,4 +64,5 @@ def load_specialists(path,   # .safetensors
     rows = {drone: row for row, drone in enumerate(drone_indices(teachers, drones))}
     if len(rows) == len(drones): return teachers[[rows[i] for i in range(len(drones))]]
     raise EvaluationError(f"'{path}' holds teachers for {len(rows)} of {len(drones)} "
-                          "held-out drones; it must hold one for each, or set test_drones")
+                          "held-out drones; it must hold one for each, or set "
+                          "test_drones")

@@ -31,7 +31,7 @@ METRICS = {
     'return': Metric('return', 'reward', 1, 'return', True),
     'survival': Metric('survival', 'share', 100, 'survival, %', True),
     'steady_error': Metric('steady error', 'm', 100, 'steady error, cm', False),
-    'rmse': Metric('RMSE', 'm', 100, 'RMSE, cm', False)} # where there is a moving target
+    'rmse': Metric('RMSE', 'm', 100, 'RMSE, cm', False)} # where the target moves
 
 HOVER_METRICS = ['return', 'survival', 'steady_error'] # of flights without one
 

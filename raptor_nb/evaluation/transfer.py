@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['BOX', 'SPEED', 'RATE', 'TILT', 'GOAL', 'SHARE', 'QUANTITIES', 'FIELDS', 'PAPER', 'SideBySide', 'Surroundings',
            'surroundings', 'chosen', 'RampedEight', 'Lanes', 'unit', 'start_state', 'lane_vehicles', 'make_simulator',
-           'make_path', 'Horizontal', 'fly_condition', 'TransferFlyer', 'work', 'fly_transfer', 'interval', 'factor',
-           'compare', 'comparison', 'vehicle_table', 'unusual', 'numbers', 'transfer_row', 'transfer_checks',
-           'read_rows', 'beside_paper', 'plot_transfer', 'plot_paths', 'film', 'record_eights']
+           'make_path', 'Horizontal', 'fly_condition', 'TransferFlyer', 'work', 'fly_transfer', 'factor', 'compare',
+           'comparison', 'vehicle_table', 'unusual', 'numbers', 'transfer_row', 'transfer_checks', 'read_rows',
+           'beside_paper', 'plot_transfer', 'plot_paths', 'film', 'record_eights']
 
 # %% ../../nbs/evaluation/transfer.ipynb #02661d53
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from ..core.parallel import InProcess, WorkerPool, core_count
 from ..core.records import load_json
 from .acceptance import check
 from .figures import colour
-from .statistics import METRICS, resample
+from .statistics import METRICS, bootstrap, resample
 from ..policy import EvaluationError
 from ..sim.conditions import Trajectory, flight_sensors
 from ..sim.loops import find_loop
@@ -277,14 +277,6 @@ def fly_transfer(policies,     # {name: policy}
     return pd.concat([tables[name] for name in conditions], ignore_index=True)
 
 # %% ../../nbs/evaluation/transfer.ipynb #7c952296
-def interval(values, draws): # (flights,), (resamples, flights) -> mean, low, high
-    "95 % of the means over flights that are drawn again; NaN is left out"
-    good = np.isfinite(values)
-    if not good.any(): return np.nan, np.nan, np.nan
-    with np.errstate(invalid='ignore', divide='ignore'):
-        means = draws @ np.where(good, values, 0) / (draws @ good)
-    return values[good].mean(), *np.nanquantile(means, (.025, .975))
-
 def factor(ours, theirs, draws): # errors (flights,) -> factor, low, high
     "Mean of theirs over mean of ours, on flights where both have one"
     both = np.isfinite(ours) & np.isfinite(theirs)
@@ -308,7 +300,7 @@ def compare(flights,  # of one vehicle and condition
         raise EvaluationError("the policies did not fly the same flights")
     draws, row = resample(len(ours)), dict(metric=metric, flights=len(ours))
     for who, g in (('student', ours), ('published', theirs)):
-        error = interval(g[metric].to_numpy(float), draws)
+        error = bootstrap(g[metric].to_numpy(float), draws)
         row |= {f'{who}{end}': x for end, x in zip(('', '_low', '_high'), error)}
         row[f'{who}_survival'] = 1 - g.terminated.mean()
     times = factor(ours[metric].to_numpy(float), theirs[metric].to_numpy(float), draws)
@@ -464,17 +456,16 @@ def plot_paths(tracks,   # {policy: {position, target: (flights, steps, 3)}}
               ):
     "Figure eights from above, a panel a vehicle"
     if axes is None:
-        size = dict(figsize=(3.2 * len(names), 2.4), layout='constrained')
-        size['squeeze'] = False
-        axes = plt.subplots(1, len(names), sharex=True, sharey=True, **size)[1][0]
+        axes = plt.subplots(1, len(names), sharex=True, sharey=True, squeeze=False,
+                            figsize=(3.2 * len(names), 2.7), layout='constrained')[1][0]
     for i, (name, ax) in enumerate(zip(names, axes)):
         for who, t in tracks.items():
             ax.plot(*t['position'][i, :, :2].T, color=colour(who), lw=.8, label=who)
         ax.plot(*t['target'][i, :, :2].T, 'k--', lw=.8, label='target')
         ax.set(title=name, xlabel='x, m', aspect='equal')
-        ax.set(xlim=(-1.5, 1.5), ylim=(-1, 1))
+        ax.set(xlim=(-1.5, 1.5), ylim=(-1.2, .9))
     axes[0].set(ylabel='y, m')
-    axes[0].legend(fontsize=7, loc='upper right')
+    axes[0].legend(fontsize=7, loc='lower center', ncols=3)
     return axes
 
 # %% ../../nbs/evaluation/transfer.ipynb #1d1262ca

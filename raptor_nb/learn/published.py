@@ -437,7 +437,8 @@ class FlightCollector:
                  workers=1,          # processes
                  moving_targets=0.,  # share of flights whose target moves
                 ):
-        if engines.use_native('auto', True): native.library('published') # compiled once, for all
+        if engines.use_native('auto', True):
+            native.library('published') # compiled once, for all
         self.size = len(drones) * per_drone, steps
         workers = min(workers, len(drones)) if os.name == 'posix' else 1
         start = self._start_processes if workers > 1 else self._start_here

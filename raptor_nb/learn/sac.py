@@ -873,7 +873,8 @@ def fingerprint(settings, drones, ids) -> str:
                            seed=s["training"]["seed"], drones=drones), sort_keys=True)
 
 # %% ../../nbs/learn/sac.ipynb #756fca7d
-OLD_SETTINGS = dict(n_warmup_steps="learning_starts", actor_update_interval="policy_delay")
+OLD_SETTINGS = dict(n_warmup_steps="learning_starts",
+                    actor_update_interval="policy_delay")
 
 def _todays_names(stored): # fingerprint of an older version -> today's
     stored = json.loads(stored)
@@ -971,7 +972,8 @@ def check_steps(sac, steps): # settings; as of `train`
         raise ValueError(f"train: steps is {steps!r}; it must be a whole number")
     if steps <= sac.learning_starts:
         raise ValueError(f"train: steps is {steps}; it must be above "
-                         f"sac.learning_starts ({sac.learning_starts}), before which nothing is learned")
+                         f"sac.learning_starts ({sac.learning_starts}), before which "
+                         "nothing is learned")
     if sac.actor_batch_size > sac.critic_batch_size:
         raise ValueError(f"train: sac.actor_batch_size is {sac.actor_batch_size}; "
                          "it must not be above sac.critic_batch_size "

@@ -66,7 +66,8 @@ def unpack_layers(rows, # (N, size)
 def adam_moments(optimiser): # -> two lists of tensors, zeros before the first step
     "Adam's means of gradients and of their squares"
     parameters = optimiser.param_groups[0]["params"]
-    def moment(key): return [optimiser.state[p].get(key, torch.zeros_like(p)) for p in parameters]
+    def moment(key):
+        return [optimiser.state[p].get(key, torch.zeros_like(p)) for p in parameters]
     return moment("exp_avg"), moment("exp_avg_sq")
 
 # %% ../../nbs/learn/sac_native.ipynb #f10b3fea
@@ -115,8 +116,8 @@ class NativeUpdate:
         K, obs_dim = len(agent.ids), agent.actor[0].shape[1]
         if not supports_sizes(sac, obs_dim):
             raise native.NativeError(
-                f"the native engine takes hidden layers of a multiple of {PANEL}, batches "
-                f"of a multiple of 8 and at most {PANEL - 4} observed values; "
+                f"the native engine takes hidden layers of a multiple of {PANEL}, "
+                f"batches of a multiple of 8 and at most {PANEL - 4} observed values; "
                 "choose sac.engine: torch")
         self.agent, self.buffer, self.sac = agent, buffer, sac
         self.library = native.library("sac")
@@ -157,7 +158,8 @@ def store(self:NativeUpdate):
     actor_updates = -(-agent.updates // self.sac.policy_delay)
     for name, count in dict(actor=actor_updates, critic=agent.updates).items():
         layers = getattr(agent, name)
-        values, m, v = (unpack_layers(x[name + moment], layers) for moment in ("", "_m", "_v"))
+        values, m, v = (unpack_layers(x[name + moment], layers)
+                        for moment in ("", "_m", "_v"))
         copy_into(layers, values)
         load_moments(agent.optimisers[name], m, v, count)
     value, m, v = x["temperature"].split(1, 1)

@@ -297,8 +297,8 @@ def weights(student): # RaptorPolicy -> {name in student.cpp: tensor}
     if not supports(s):
         raise NativeError(
             f"the student takes {s.obs_dim} values, remembers {s.hidden_dim} and "
-            f"commands {s.action_dim}; the native engine takes 22, multiples of {LANES} "
-            "up to 64, and 4")
+            f"commands {s.action_dim}; the native engine takes 22, multiples of "
+            f"{LANES} up to 64, and 4")
     state = {k: s.state_dict()[name].detach().cpu() for k, name in NAMES.items()}
     turned = lambda k, v: v.T if v.ndim == 2 and k != "h0" else v.flatten()
     return {k: turned(k, v).contiguous() for k, v in state.items()}

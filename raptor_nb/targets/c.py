@@ -246,7 +246,8 @@ def compile_c(text,          # C99
     "Raises ExportError with the compiler's first complaint"
     strict = '-std=c99 -Wall -Wextra -Wpedantic -Werror'.split()
     command = [compiler or c_compiler(), *strict, *flags, '-x', 'c', '-', '-o', output]
-    done = subprocess.run(list(map(str, command)), input=text, capture_output=True, text=True)
+    done = subprocess.run(list(map(str, command)), input=text, capture_output=True,
+                          text=True)
     if not done.returncode: return output
     errors = [line for line in done.stderr.splitlines() if 'error' in line]
     raise ExportError(f"this C does not compile: {(errors or [done.stderr[:200]])[0]}")
@@ -325,5 +326,5 @@ def self_test(self:CPolicy): # -> float
 def _write(policy, path, source, route):
     path.write_bytes(c_header(policy, source).encode('ascii'))
 
-TARGETS = [Target('c', '.h', 'microcontrollers: one header, no library', _write, CPolicy,
-                  beside=((LOOP_FILE, loop_header()),))]
+TARGETS = [Target('c', '.h', 'microcontrollers: one header, no library', _write,
+                  CPolicy, beside=((LOOP_FILE, loop_header()),))]

@@ -104,6 +104,7 @@ function trainee() { // eight drones under the weights of the moment, beginning 
 
 // ---- what one can do to them --------------------------------------------------------------------------------------
 function eight(on) { world.eight(on); $('eight').setAttribute('aria-pressed', on); if (on) picture?.look(); }
+function lead(on) { world.leads = on; $('lead').setAttribute('aria-pressed', on); if (on && world.eightSince === null) eight(true); }
 function pause(on) { app.paused = on; show(); $('pause').setAttribute('aria-pressed', on); $('pause').firstChild.textContent = on ? 'Resume' : 'Pause'; }
 function slow(on) { app.speed = on ? 0.25 : 1; $('slow').setAttribute('aria-pressed', on); }
 function aim(target) { if (world.eightSince !== null) eight(false); world.target = target.map((x, i) => settle(x, i === 2 && picture ? [picture.floor + 0.05, 3] : [-3, 3])); show(); }
@@ -200,7 +201,7 @@ function theme(dark) {
 // ---- keys and controls --------------------------------------------------------------------------------------------
 const KEYS = {
   ArrowUp: () => nudge(0.1, 0, 0), ArrowDown: () => nudge(-0.1, 0, 0), ArrowLeft: () => nudge(0, 0.1, 0), ArrowRight: () => nudge(0, -0.1, 0),
-  PageUp: () => nudge(0, 0, 0.1), PageDown: () => nudge(0, 0, -0.1), ' ': () => world.poke(), f: () => eight(world.eightSince === null), r: restart,
+  PageUp: () => nudge(0, 0, 0.1), PageDown: () => nudge(0, 0, -0.1), ' ': () => world.poke(), f: () => eight(world.eightSince === null), l: () => lead(!world.leads), r: restart,
   p: () => pause(!app.paused), s: () => slow(app.speed === 1), c: () => { const [one, two] = app.policies; fly(two ? 'student' : one === 'student' ? 'real' : one === 'published' ? 'both' : 'published'); },
   0: () => choose('own'), 8: () => choose('eight'), v: () => picture?.look(),
 };
@@ -233,7 +234,7 @@ function listen() {
   addEventListener('dragover', (event) => drop(event, true));
   addEventListener('dragleave', (event) => drop(event, false));
   addEventListener('drop', (event) => { drop(event, false); open([...(event.dataTransfer?.files ?? [])]); });
-  const press = { poke: () => world.poke(), eight: () => eight(world.eightSince === null), restart, pause: () => pause(!app.paused), slow: () => slow(app.speed === 1), another: () => choose('eight'), view: () => picture?.look() };
+  const press = { poke: () => world.poke(), eight: () => eight(world.eightSince === null), lead: () => lead(!world.leads), restart, pause: () => pause(!app.paused), slow: () => slow(app.speed === 1), another: () => choose('eight'), view: () => picture?.look() };
   for (const [id, does] of Object.entries(press)) $(id).addEventListener('click', does);
   $('theme').addEventListener('click', () => { const dark = document.documentElement.dataset.theme !== 'dark'; theme(dark); try { localStorage.setItem('mode', dark ? 'dark' : 'light'); localStorage.setItem('theme', dark ? 'dark' : 'light'); } catch { /* pages without storage */ } });
   addEventListener('storage', (event) => { if (event.key === 'theme' && event.newValue) theme(event.newValue === 'dark'); });

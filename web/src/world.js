@@ -2,6 +2,7 @@
 import { DT, atRest, clamp, length, observe, step } from './physics.js';
 import { makePolicy, readProbe } from './policy.js';
 import { describe } from './drones.js';
+import { Lead, motion } from './lead.js';
 import { Commands, LOOPS, NONE, Sensors, chances, clipErrors, dragForce, dragShare, motors, withTraits } from './traits.js';
 
 export const EIGHT = { period: 5.5, size: [1, 0.5], lead: 2 }; // s, m, s: as raptor_nb.evaluate.FigureEight
@@ -64,6 +65,7 @@ export class Flight {
   begin(target, offset = [0, 0, 0]) {
     this.state = atRest(this.drone, target.map((x, i) => x + offset[i]));
     this.awake();
+    this.lead = new Lead(this.policy.name);
     this.over = 0;
     this.path = [];
     this.error = length(offset);
@@ -81,12 +83,12 @@ export class Flight {
   }
 
   // 10 ms, in which the hidden state moves once and a flight stack calls the policy several times;
-  // target as position and velocity relative to where this drone is at home, force as share of the weight, air in m/s
-  fly(target, speed, { noise, force, air }, random) {
+  // target as position and velocity relative to where this drone is at home, led: the same as the policy is shown it, force as share of the weight, air in m/s
+  fly(target, speed, { noise, force, air }, random, led = [target, speed]) {
     if (this.over > 0) { this.over -= DT; if (this.over <= 0) this.begin(target); return; }
     const calls = this.commands.loop.rate / 100, dt = DT / calls;
     for (let call = 0; call < calls; call++) {
-      this.seen = this.see(target.map((x, i) => x + speed[i] * call * dt), speed, noise, random, dt);
+      this.seen = this.see(led[0].map((x, i) => x + led[1][i] * call * dt), led[1], noise, random, dt);
       const [action, hidden] = this.policy.network.act(this.seen, this.hidden);
       if (!call) this.hidden = hidden;
       const command = motors(this.commands.give(action, !call), this.drone, this.traits);
@@ -100,6 +102,12 @@ export class Flight {
     this.belief.push(readProbe(this.policy.probe, this.hidden));
     if (this.distance.length > KEEP) { this.distance.shift(); this.belief.shift(); }
     if (!(this.error < LOST)) { this.lost += 1; this.over = PAUSE; }
+  }
+
+  // What its policy is shown of a target that moves
+  ahead(target, speed, acceleration, jerk) {
+    if (this.over <= 0) this.lead.learn(speed, acceleration, this.state.position.map((x, i) => x - target[i]));
+    return this.lead.shown(target, speed, acceleration, jerk);
   }
 
   // An impulse that changes velocity and turning, the same for every mass
@@ -116,7 +124,7 @@ export class Flight {
 export class World {
   constructor(data) {
     this.policies = Object.fromEntries(Object.entries(data.policies).map(([name, p]) => [name, { name, label: p.label, network: makePolicy(p.weights), probe: p.probe }]));
-    Object.assign(this, { time: 0, flights: [], target: [0, 0, 0], eightSince: null, noise: 0, wind: 0, traits: NONE, heading: Math.PI / 2 });
+    Object.assign(this, { time: 0, flights: [], target: [0, 0, 0], eightSince: null, leads: false, noise: 0, wind: 0, traits: NONE, heading: Math.PI / 2 });
     this.seed(1);
   }
 
@@ -174,7 +182,8 @@ export class World {
   step() {
     this.time += DT;
     const [target, speed] = this.goal(), weather = { noise: this.noise, force: this.force, air: this.along(this.traits.wind) };
-    for (const f of this.flights) f.fly(target, speed, weather, this.random);
+    const moves = this.leads && this.eightSince !== null ? motion(figureEight, this.time - this.eightSince) : null;
+    for (const f of this.flights) f.fly(target, speed, weather, this.random, moves ? f.ahead(target, speed, ...moves) : [target, speed]);
   }
 
   poke(flights = this.flights) {
