@@ -105,7 +105,7 @@ class Trial:
         file = self.notes / "said.txt"
         text = file.read_text() if file.exists() else ""
         file.unlink(missing_ok=True)
-        return text
+        return text.replace(f"{self.top}/", "")
 
     def go(self, folder, settings=None, jump=0.):
         return end(start(folder, self.notes, settings or self.settings, jump))
