@@ -146,7 +146,7 @@ def fit_lead(policy,
              periods=(10., 5.5), # s a loop
              seed=7,
             ):                   # Lead
-    "The two numbers that leave the least square error. Drones that are lost do not count"
+    "The two numbers that leave the least square error; lost drones do not count"
     left, right = [], []
     for period in periods:
         errors, kept = [], True
@@ -154,7 +154,8 @@ def fit_lead(policy,
             how = ALONG | dict(target=FigureEight(period))
             if lead: how['lead'] = lead
             table, tracks = evaluate(policy, drones, how, seed, record=True)
-            errors.append((tracks['position'] - tracks['target'])[:, 200:].astype(float))
+            error = tracks['position'] - tracks['target']
+            errors.append(error[:, 200:].astype(float))
             kept = kept & ~table.terminated.to_numpy(bool)
         base, one, two = (e[kept] for e in errors)
         changes = (one - base) / TRIED[0].time, (two - base) / TRIED[1].acceleration
@@ -183,7 +184,7 @@ def plot_lead(table,     # of `lead_study`
         ax.set(xlabel=f'rad/s (dotted: a figure eight of {period:g} s)', ylabel=label)
     axes[0].legend(fontsize=8)
     _dots(axes[2], table[table.period == period], goal)
-    axes[2].set(title=f'{period:g} s a loop', ylabel='RMSE, m')
+    axes[2].set(title=f'{period:g} s a loop', ylabel='RMSE, cm')
     return fig
 
 # %% ../../nbs/evaluation/lead.ipynb #4efbeaa6
@@ -191,11 +192,13 @@ def _dots(ax, table, goal):
     "A column of drones for each policy and lead"
     names = list(dict.fromkeys(zip(table.policy, table.lead)))
     for x, (policy, kind) in enumerate(names):
-        y = np.sort(table[(table.policy == policy) & (table.lead == kind)].second.dropna())
+        here = table[(table.policy == policy) & (table.lead == kind)]
+        y = 100 * np.sort(here.second.dropna())
         beside = x + np.linspace(-.3, .3, len(y))
         ax.plot(beside, y, '.', ms=4, color=colour(policy))
-    ax.axhline(goal, color='k', lw=.8, ls='--')
+    ax.axhline(100 * goal, color='k', lw=.8, ls='--')
     ax.set(yscale='log')
+    ax.set_yticks([1, 2, 5, 10, 20], ['1', '2', '5', '10', '20'])
     ax.set_xticks(range(len(names)), [f'{p}\n{k}' for p, k in names], fontsize=7,
                   rotation=45)
 

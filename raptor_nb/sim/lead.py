@@ -45,7 +45,8 @@ def find_lead(given, # a Lead, the name of a policy, or the name and ', adaptive
     name, _, adaptive = str(given).partition(', ')
     if name not in LEADS or adaptive not in ('', 'adaptive'):
         known = [*LEADS, *(f'{n}, adaptive' for n in LEADS)]
-        raise EvaluationError(f"there is no lead {given!r}; {suggest(str(given), known)}")
+        near = suggest(str(given), known)
+        raise EvaluationError(f"there is no lead {given!r}; {near}")
     lead = LEADS[name]
     return Lead(lead.time, lead.acceleration, RATE) if adaptive else lead
 

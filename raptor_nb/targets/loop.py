@@ -209,7 +209,7 @@ uint64_t timeout_ns, const float position[3], const float orientation[4]) {
 # %% ../../nbs/targets/loop.ipynb #a84763cb
 LEAD = '''typedef struct {
     float number[2];         /* s, times the target's velocity; s^2, its acceleration */
-    float rate;              /* 1/s, by which both follow the error; 0: they are fixed */
+    float rate;              /* 1/s, by which both follow the error; 0: fixed */
     float square[2];         /* mean squares of velocity and acceleration */
     float seconds;           /* that these are of */
 } raptor_lead;
@@ -237,7 +237,8 @@ const float acceleration[3], const float position[3], float dt) {
         }
         lead->square[k] += (now - lead->square[k]) * dt / lead->seconds;
         most = lead->square[k] > now ? lead->square[k] : now;
-        found = lead->number[k] - lead->rate * dt * slope / (most > 0.01f ? most : 0.01f);
+        if (most < 0.01f) most = 0.01f;
+        found = lead->number[k] - lead->rate * dt * slope / most;
         lead->number[k] = found < low[k] ? low[k] : found > high[k] ? high[k] : found;
     }
 }
@@ -245,8 +246,8 @@ const float acceleration[3], const float position[3], float dt) {
 '''
 
 # %% ../../nbs/targets/loop.ipynb #52361993
-LEAD_TARGET = '''/* The target as raptor_see is to see it. Returns 0; or 1 if a number is not
-   believable or dt is not within 0 to 0.1 s: then it is the target itself */
+LEAD_TARGET = '''/* The target as raptor_see is to see it. Returns 0; or 1 if a number
+   is not believable or dt is not within 0 to 0.1 s: then it is the target itself */
 static inline int raptor_lead_target(raptor_lead *lead, const raptor_target *target, \
 const float acceleration[3], const float jerk[3], const float position[3], float dt, \
 raptor_target *shown) {
@@ -258,8 +259,8 @@ raptor_target *shown) {
     if (lead->rate > 0.0f && dt > 0.0f)
         raptor_lead_learn(lead, target, acceleration, position, dt);
     for (i = 0; i < 3; i++) {
-        const float a = acceleration[i];
-        shown->position[i] += lead->number[0] * target->velocity[i] + lead->number[1] * a;
+        const float a = acceleration[i], v = target->velocity[i];
+        shown->position[i] += lead->number[0] * v + lead->number[1] * a;
         shown->velocity[i] += lead->number[0] * a + lead->number[1] * jerk[i];
     }
     return 0;
