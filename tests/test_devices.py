@@ -18,10 +18,13 @@ REAL = {f"real_drones.{k}_share": .5 for k in
         ("uneven", "offset", "curve", "load", "drag", "filter", "away", "clip")}
 SETTINGS = load_config("default", **{
     "apg.engine": "torch", "apg.num_envs": 2, "apg.horizon": 2, "apg.num_updates": 2,
-    "direct.num_updates": 2, "direct.flights": 16, "direct.horizon": 2, "direct.validation_interval": 1,
-    "distillation.dagger.num_updates": 2, "distillation.dagger.drones": 2, "distillation.dagger.num_envs": 1,
+    "direct.num_updates": 2, "direct.flights": 16, "direct.horizon": 2,
+    "direct.validation_interval": 1,
+    "distillation.dagger.num_updates": 2, "distillation.dagger.drones": 2,
+    "distillation.dagger.num_envs": 1,
     "distillation.dagger.validation_interval": 2, "distillation.sequence_length": 3,
-    "environment.episode_steps": 3, "sac.engine": "torch", "sac.critic_batch_size": 4, "sac.actor_batch_size": 4,
+    "environment.episode_steps": 3, "sac.engine": "torch", "sac.critic_batch_size": 4,
+    "sac.actor_batch_size": 4,
     "sac.actor_hidden_dim": 8, "sac.critic_hidden_dim": 8, "sac.learning_starts": 2,
     "training.eval_frequency": 6, "training.checkpoint_frequency": 3,
     "data_collection.num_episodes_eval": 1} | REAL)
@@ -84,7 +87,8 @@ def test_direct_training(tmp_path):
     here = direct.train(SETTINGS, SETTINGS.direct, student, *about)
     with pretend_gpu() as gpu:
         one = load_config(SETTINGS, **{"direct.log_interval": 1})
-        there = direct.train(one, one.direct, student, *about, device="cuda", checkpoints=Checkpoints(tmp_path))
+        there = direct.train(one, one.direct, student, *about, device="cuda",
+                             checkpoints=Checkpoints(tmp_path))
         run = direct.TorchTraining(one, one.direct, student, *about[:1], "cuda")
         run.load_state_dict(Checkpoints(tmp_path).load()["run"])
     assert gpu.made > 10 and same(here, there)
@@ -137,14 +141,16 @@ class Tape(torch.utils._python_dispatch.TorchDispatchMode):
     def replay(self):
         for func, args, kwargs, out in self.calls:
             new = func(*args, **kwargs)
-            if func._schema.is_mutable or any(r.alias_info for r in func._schema.returns): continue
+            given = func._schema
+            if given.is_mutable or any(r.alias_info for r in given.returns): continue
             for old, x in zip(*(torch.utils._pytree.tree_leaves(y) for y in (out, new))):
                 if isinstance(x, torch.Tensor): old.copy_(x)
 
 
 def record_tape(agent): # -> as `record_graph`, which does nothing while it records
     def record(function):
-        optimised = [x for o in agent.optimisers.values() for s in o.state.values() for x in s.values()]
+        optimised = [x for o in agent.optimisers.values() for s in o.state.values()
+                     for x in s.values()]
         tensors = [*agent.actor, *agent.critic, *agent.target, agent.log_temperature, *optimised]
         before = [x.detach().clone() for x in tensors]
         with Tape() as tape: out = function()
@@ -169,7 +175,8 @@ def test_a_recorded_update_is_the_update():
         assert wanted.keys() == found.keys()
         for k in wanted: assert torch.equal(wanted[k], found[k]), k
     assert plain.updates == other.updates == 12
-    for a, b in zip(plain.actor + plain.target, other.actor + other.target): assert torch.equal(a, b)
+    for a, b in zip(plain.actor + plain.target, other.actor + other.target):
+        assert torch.equal(a, b)
 
 
 def test_what_was_given_first_is_not_changed():

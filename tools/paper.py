@@ -44,8 +44,11 @@ def line(row):
 
 
 def table(rows):
-    "All rows that lie beside the paper"
-    own = [r for r in rows if "manner" in r and r["published"] is not None]
+    "Rows that lie beside the paper; of held-out drones those along a path"
+    def shown(r):
+        beside = "manner" in r and r["published"] is not None
+        return beside and ("held-out" not in r["name"] or r["name"].startswith("RMSE"))
+    own = filter(shown, rows)
     return "\n".join([BEGIN, "", HEAD, *map(line, own), "", END])
 
 
