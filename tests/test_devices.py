@@ -175,7 +175,8 @@ def test_a_recorded_update_is_the_update():
         assert wanted.keys() == found.keys()
         for k in wanted: assert torch.equal(wanted[k], found[k]), k
     assert plain.updates == other.updates == 12
-    for a, b in zip(plain.actor + plain.target, other.actor + other.target): assert torch.equal(a, b)
+    for a, b in zip(plain.actor + plain.target, other.actor + other.target):
+        assert torch.equal(a, b)
 
 
 def test_what_was_given_first_is_not_changed():
