@@ -46,8 +46,9 @@ def line(row):
 def table(rows):
     "Rows that lie beside the paper; of held-out drones those along a path"
     def shown(r):
-        beside = "manner" in r and r["published"] is not None
-        return beside and ("held-out" not in r["name"] or r["name"].startswith("RMSE"))
+        number = isinstance(r.get("paper"), (int, float))
+        beside = "manner" in r and (r["published"] is not None or number)
+        return beside and "published policy" not in r["name"] and ("held-out" not in r["name"] or r["name"].startswith("RMSE"))
     own = filter(shown, rows)
     return "\n".join([BEGIN, "", HEAD, *map(line, own), "", END])
 
