@@ -274,7 +274,6 @@ def test_swapped_motors_and_axes_are_named(change, said, flight):
 
 @pytest.mark.parametrize("done, said", [
     pytest.param("it only hovers", "hover throttle", id="hover"),
-    pytest.param("gyroscope 100 ms late", "does not follow its motor commands", id="late"),
     pytest.param("commands of another flight", "does not follow its motor commands", id="other"),
     pytest.param("x and y of the gyroscope swapped", "x and y axes of the angular velocity", id="axes"),
     pytest.param("accelerometer that ends at 16 m/s²", "at its end", id="saturated")])

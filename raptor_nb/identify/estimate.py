@@ -467,7 +467,7 @@ def check_fit(quality, estimates, mass, geometry, where):
 # %% ../../nbs/identify/estimate.ipynb #ce110002
 def check_follows(quality, windows, where):
     "Raises LogError where the commands move and do not turn the drone"
-    moved = np.median(windows.score, 0)[1:3].min() > .04
+    moved = np.quantile(windows.score[:, 1:3], .8, axis=0).min() > .03
     most = max(quality['roll'], quality['pitch'])
     if not moved or most > .1: return
     raise LogError(f"the angular velocity of {where} does not follow its motor "
