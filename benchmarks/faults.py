@@ -1,10 +1,12 @@
 """What a training survives: kills at random moments, full disks, truncated files, jumping clocks -> reports/scale/faults.json
 
-python benchmarks/faults.py [--moments 30] [--updates 200] [--output reports/scale]
+python benchmarks/faults.py [--moments 30] [--updates 200] [--parts kills,disks] [--output reports/scale]
 
 A small direct training of two seeds, whole once, then disturbed. Each try is a process that is forked from this one and ends, or is
 ended by kill -9. Every update is counted, so that the work that is done again is a count and not a time."""
 import argparse
+import hashlib
+import json
 import os
 import random
 import re
@@ -18,7 +20,7 @@ from pathlib import Path
 import torch
 
 from raptor_nb import direct
-from raptor_nb.core.records import save_json
+from raptor_nb.core.records import load_json, save_json
 from raptor_nb.core.tracking import tensorboard_writer
 from raptor_nb.drones import sample_fleet
 from raptor_nb.evaluation.acceptance import check
@@ -51,7 +53,9 @@ def train(folder, notes, settings, jump):
     real = time.time
     if jump: time.time = lambda: real() + jump
     direct.training_log = counted(notes, direct.training_log)
-    try: direct.train_students(settings, sample_fleet(3), folder)
+    text = json.dumps(settings.of_results(), sort_keys=True)
+    mark = hashlib.sha256(text.encode()).hexdigest()[:8]  # of its checkpoints, as the stage has it
+    try: direct.train_students(settings, sample_fleet(3), folder, mark=mark)
     except Exception as e:
         (notes / "said.txt").write_text(f"{type(e).__name__}: {e}")
         os._exit(1)
@@ -101,7 +105,7 @@ class Trial:
         file = self.notes / "said.txt"
         text = file.read_text() if file.exists() else ""
         file.unlink(missing_ok=True)
-        return text
+        return text.replace(f"{self.top}/", "")
 
     def go(self, folder, settings=None, jump=0.):
         return end(start(folder, self.notes, settings or self.settings, jump))
@@ -226,18 +230,20 @@ def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("--moments", type=int, default=30)
     p.add_argument("--updates", type=int, default=200)
+    p.add_argument("--parts", default="kills,disks,two,truncated,clock,settings", help="the others' rows are kept")
     p.add_argument("--output", default="reports/scale")
     args = p.parse_args()
     torch.set_num_threads(1)
     trial = Trial(args)
     print(f"{trial.needed} updates, {trial.seconds:.1f} s undisturbed", flush=True)
-    kills(trial, args.moments)
-    if os.geteuid() == 0: full_disks(trial), read_only(trial)
-    two_runs(trial)
-    truncated(trial)
-    clock(trial)
-    other_settings(trial, args.updates)
-    save_json(Path(args.output) / "faults.json", trial.rows)
+    parts = dict(kills=lambda: kills(trial, args.moments), disks=lambda: (full_disks(trial), read_only(trial)),
+                 two=lambda: two_runs(trial), truncated=lambda: truncated(trial), clock=lambda: clock(trial),
+                 settings=lambda: other_settings(trial, args.updates))
+    for name, part in parts.items():
+        if name in args.parts.split(",") and (name != "disks" or os.geteuid() == 0): part()
+    file, new = Path(args.output) / "faults.json", {r["name"] for r in trial.rows}
+    kept = [r for r in (load_json(file) if file.exists() else []) if r["name"] not in new]
+    save_json(file, kept + trial.rows)
 
 
 if __name__ == "__main__": main()

@@ -7,8 +7,9 @@ __all__ = ['RESUMES', 'TFLITE', 'command', 'open_stdin', 'parser', 'stage_parser
            'given', 'common', 'pipeline_parser', 'pipeline_command', 'train_parser', 'train_command',
            'generate_dynamics', 'make_folder', 'refuse_another', 'teachers_parser', 'drones_folder',
            'train_teachers_command', 'student_parser', 'train_student_command', 'with_tflite', 'export_parser',
-           'export_command', 'publish_flights', 'identify_parser', 'show_identified', 'counted', 'identify_command',
-           'identify_each', 'copy_notebooks', 'notebooks_command', 'status_command', 'grid_parser', 'grid_command']
+           'export_command', 'publish_flights', 'identify_parser', 'show_identified', 'Reading', 'show_prediction',
+           'identify_command', 'identify_each', 'copy_notebooks', 'notebooks_command', 'status_command', 'grid_parser',
+           'grid_command']
 
 # %% ../nbs/cli.ipynb #9f1cdae4
 import argparse
@@ -26,10 +27,11 @@ from .core.execute import StageError, first_line, say
 from .core.records import WriteError, atomic, load_json
 from .core.tracking import headline_of
 from .drones import write_drone_files
-from .identify.drone_file import as_drone, check_excited, enough
-from .identify.drone_file import identify_files, misfit, resimulated
-from .identify.drone_file import write_drone
+from .identify.drone_file import as_drone, check_excited, drawn_drones
+from .identify.drone_file import enough, identify_files, misfit
+from .identify.drone_file import resimulated, write_drone
 from .identify.estimate import Search, identify
+from .identify.flight_log import counted
 from .identify.model import load_geometry
 from .identify.readers import READERS, read_log
 from .targets.registry import DEFAULT
@@ -345,6 +347,8 @@ def identify_parser():
     add('--each', action='store_true', help='each log is a drone of its own, of the '
         'same mass and geometry; files beside --output, named as the logs')
     add('--samples', type=int, default=Search().samples, help='of the bootstrap')
+    add('--predict', action='store_true',
+        help='fly drones from the intervals: ours, the published policy, a teacher')
     add_engine(p)
     return p
 
@@ -366,15 +370,30 @@ def show_identified(found, drone, logs): # prints what came out
     print(f'hover throttle: {drone.hover_throttle:.3f} predicted, {found.hover:.3f} '
           f'logged\nthe flight simulated again differs by: {left}')
 
-def counted(log): # FlightLog -> sentence on its rows
-    f = log.found
-    words = dict(lost='lost', doubled='doubled', out_of_order='out of order',
-                 not_a_number='without numbers', saturated_specific_force=
-                 'with a saturated accelerometer', saturated_angular_velocity=
-                 'with a saturated gyroscope')
-    wrong = ', '.join(f'{f[k]} {word}' for k, word in words.items() if f.get(k))
-    return (f"{log.source.get('file')}: {f['rows']} rows, {log.seconds:.0f} s at "
-            f"{f['rate']:.0f} Hz{'; ' + wrong if wrong else ''}")
+# %% ../nbs/cli.ipynb #c11d0001
+class Reading:
+    "How much of a large log is read, every tenth of it"
+    least = 30e6 # bytes; what is smaller is read at once
+    def __init__(self, path):
+        self.name, self.said = Path(path).name, 0
+        there = Path(path).is_file()
+        self.large = there and Path(path).stat().st_size > self.least
+
+    def __call__(self, share): # 0..1
+        if not self.large or int(10 * share) <= self.said: return
+        self.said = int(10 * share)
+        say(f'{self.name}: {10 * self.said} % read')
+
+def show_prediction(found, drone): # prints how policies would fly drones like it
+    "Ours, the published policy, and a teacher for the drone in the middle"
+    from raptor_nb.identify.prediction import Prediction, margins, predicted
+    from raptor_nb.identify.prediction import say_margins, teacher_for
+    from raptor_nb.policy import RaptorPolicy
+    say('training a teacher and flying drones from the intervals: about half a minute')
+    policies = dict(student=RaptorPolicy.pretrained(),
+                    published=RaptorPolicy.published(), teacher=teacher_for(drone))
+    drones = drawn_drones(found, Prediction().drones)
+    for sentence in say_margins(margins(predicted(drones, policies))): print(sentence)
 
 # %% ../nbs/cli.ipynb #cl18a004
 @command
@@ -387,7 +406,7 @@ def identify_command(argv=None): # arguments; None: the command line's
     if output.suffix != '.json':
         raise ConfigError(f"'{output}' must end in .json: it becomes a drone file")
     if args.each: return identify_each(args)
-    logs = [read_log(path, args.kind) for path in args.log]
+    logs = [read_log(path, args.kind, progress=Reading(path)) for path in args.log]
     for log in logs: print(counted(log))
     how = Search(samples=args.samples)
     found = identify(logs, args.mass, geometry, how)
@@ -396,6 +415,7 @@ def identify_command(argv=None): # arguments; None: the command line's
     show_identified(found, drone, logs)
     if args.check: return
     write_drone(output, found, drone, how)
+    if args.predict: show_prediction(found, drone)
     say(f"the drone is in '{output}'; fly it: QuadrotorEnv('{output}'), or open the "
         "file in the page web/fly.html")
 

@@ -2,18 +2,23 @@
 import json
 import struct
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from raptor_nb import cli
 from raptor_nb.drones import load_drone, parse_drone, scale_drone
 from raptor_nb.identify import readers
 from raptor_nb.identify.drone_file import as_drone, check_excited, drawn_drones, enough
+from raptor_nb.identify.drag import drag_of
 from raptor_nb.identify.estimate import Search, identify
 from raptor_nb.identify.flight_log import FlightLog, LogError, check_units, resample, tidy
 from raptor_nb.identify.flights_out import write_csv, write_mcap
+from raptor_nb.identify.prediction import margins
 from raptor_nb.identify.readers import SD_NAMES, kind_of, log_table, read_log
+from raptor_nb.identify.spoiled import spoiled
 
 N, RATE = 3000, 250.
 TIME = np.arange(N) / RATE
@@ -103,6 +108,21 @@ def test_every_reader_gives_the_same_table(name, motion, tmp_path):
         wanted = np.stack([np.interp(log.time, TIME, c) for c in wanted.T], 1)
         assert np.abs(value - wanted)[rows].max() < TOLERANCE[name] + .001
     check_units(log)
+
+
+def test_px4s_estimate_comes_in_our_axes():
+    "Nose to the east, flying east: forward in the body, and right of north in the world"
+    from raptor_nb.identify.flight_log import body_velocity
+    half = np.sqrt(.5)
+    stamps = np.arange(3) * 10_000 + 1000
+    row = lambda *values: {k: np.full(3, v) for k, v in values}
+    topics = {"vehicle_attitude": row(("q[0]", half), ("q[1]", 0.), ("q[2]", 0.), ("q[3]", half)),
+              "vehicle_local_position": row(("x", 1.), ("y", 2.), ("z", -3.), ("vx", 0.), ("vy", 4.), ("vz", 0.))}
+    one = lambda name, data: SimpleNamespace(name=name, multi_id=0, data={"timestamp": stamps} | data)
+    state = readers.px4_state(SimpleNamespace(data_list=[one(*i) for i in topics.items()]), np.array([.005, .015]))
+    assert np.allclose(state["position"], [[1, -2, 3]] * 2)
+    log = FlightLog(np.array([.005, .015]), *np.zeros((3, 2, 3)), extra=state)
+    assert np.allclose(body_velocity(log), [[4, 0, 0]] * 2)
 
 
 def test_a_csv_is_read_again(motion, tmp_path):
@@ -250,6 +270,38 @@ def test_swapped_motors_and_axes_are_named(change, said, flight):
     if "motors" in change: log = replace(log, motors=log.motors[:, change["motors"]])
     else: log = replace(log, angular_velocity=log.angular_velocity * np.float32(change["turn"]))
     with pytest.raises(LogError, match=said): identify(log, known.drone.mass, known.geometry)
+
+
+@pytest.mark.parametrize("done, said", [
+    pytest.param("it only hovers", "hover throttle", id="hover"),
+    pytest.param("gyroscope 100 ms late", "does not follow its motor commands", id="late"),
+    pytest.param("commands of another flight", "does not follow its motor commands", id="other"),
+    pytest.param("x and y of the gyroscope swapped", "x and y axes of the angular velocity", id="axes"),
+    pytest.param("accelerometer that ends at 16 m/s²", "at its end", id="saturated")])
+def test_a_spoiled_log_is_named(done, said, flight):
+    known, log = flight
+    _, sentence = spoiled(log, done, known.drone.mass, known.geometry, QUICK)
+    assert said in sentence
+
+
+def test_drag_is_told_and_taken_off_the_thrust(flight):
+    "Forces along x and y from a made-up drag are found; a log without velocities says nothing"
+    known, log = flight
+    random, n = np.random.default_rng(0), len(log)
+    v = np.cumsum(random.normal(size=(n, 3)), 0) / np.sqrt(n) * 10
+    state = dict(orientation=np.tile(np.float32([1, 0, 0, 0]), (n, 1)), linear_velocity=v.astype(np.float32))
+    force = log.specific_force - np.float32([.3, .2, 0]) * state["linear_velocity"]
+    told = drag_of([replace(log, specific_force=force, extra=state)], samples=40)
+    assert np.allclose(told.samples[0], [.3, .2], atol=.03)
+    assert drag_of([log]) is None
+
+
+def test_margins_are_where_survival_falls():
+    table = pd.DataFrame(dict(policy="student", kind=["delay"] * 3 + ["loss"] * 2, level=[0, .01, .02, 0, .1],
+                              survival=[1, 1, .98, 1, 1], error=.1, **{"return": 600.}))
+    found = margins(table).loc["student"]
+    assert np.isclose(found.delay, .015) and not found.delay_or_more
+    assert found.loss == .1 and found.loss_or_more
 
 
 # --- the console command

@@ -125,6 +125,30 @@ def test_raptor_status_says_it_in_a_table(tmp_path, capsys):
     assert "there is no run in" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("trouble", ["full", "read-only"])
+def test_a_disk_that_cannot_be_written_is_one_sentence_and_then_it_goes_on(trouble, tmp_path):
+    if os.geteuid(): pytest.skip("a small disk is mounted by root")
+    mount = ["mount", "-t", "tmpfs", "-o", "size=4k", "tmpfs", str(tmp_path)]
+    if subprocess.run(mount, capture_output=True).returncode: pytest.skip("nothing can be mounted")
+    remount = lambda options: subprocess.run(["mount", "-o", f"remount,{options}", tmp_path], check=True)
+    try:
+        if trouble == "read-only": remount("size=1m,ro")
+        with pytest.raises(OSError, match="(no space left on device|read-only file system)"):
+            run_units([counting("a"), counting("b")], tmp_path)
+        remount("size=1m,rw")
+        run_units([counting("a"), counting("b")], tmp_path)
+        assert load_json(tmp_path / "b.json") == {"name": "b"}
+    finally: subprocess.run(["umount", "-l", tmp_path])
+
+
+def test_truncated_records_of_a_unit_are_written_anew(tmp_path):
+    run_units([counting("a")], tmp_path)
+    for name in ("unit", "done"):
+        os.truncate(counting("a").place(tmp_path) / f"{name}.json", 9)
+        run_units([counting("a")], tmp_path)
+    assert begun(tmp_path, "a") == 2, "a broken description of what is done costs nothing"
+
+
 # --- the driver
 
 def test_lost_jobs_are_submitted_again_with_the_reason_kept(tmp_path):
@@ -319,13 +343,15 @@ def test_a_dask_cluster_whose_workers_are_killed_gives_the_same_students(alone, 
 
 
 @pytest.mark.slow
-def test_a_stage_by_its_command_is_the_same_on_dask_and_not_done_again(tmp_path, capsys):
+def test_a_stage_by_its_command_runs_on_dask_and_is_not_done_again(tmp_path, capsys):
     pytest.importorskip("distributed")
-    small = TINY | {"scale.workers": 1, "validation.num_drones": 2, "direct.num_updates": 0}
+    small = TINY | {"scale.workers": 1, "direct.seeds": 1, "direct.learning_rate": 1e-12}
+    RaptorPolicy.pretrained().save(tmp_path / "start.safetensors")
     (tmp_path / "tiny.yaml").write_text(load_config(**small).to_yaml())
     def train(folder, engine):
         assert cli.train_command(["--config", str(tmp_path / "tiny.yaml"), "--output-dir",
-                                  str(tmp_path / folder), "--engine", engine]) == 0
+                                  str(tmp_path / folder), "--engine", engine, "--start",
+                                  str(tmp_path / "start.safetensors")]) == 0
         return capsys.readouterr().out
     for engine in ("local", "dask"): train(engine, engine)
     students = [RaptorPolicy.load(tmp_path / f"{engine}/student.safetensors") for engine in ("local", "dask")]

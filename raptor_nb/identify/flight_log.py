@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['SENSED', 'OPTIONAL', 'MAX_ROWS', 'LEAST_SECONDS', 'LEAST_RATE', 'GRAVITY', 'FASTEST', 'LogError', 'FlightLog',
-           'ordered', 'saturated', 'gaps', 'tidy', 'check_units', 'resample']
+           'ordered', 'saturated', 'gaps', 'tidy', 'counted', 'check_units', 'rotated_back', 'body_velocity',
+           'continuous', 'resample']
 
 # %% ../../nbs/identify/flight_log.ipynb #25412cbe
 from dataclasses import dataclass, field
@@ -101,7 +102,9 @@ def tidy(time,             # (n,) s
     counts['not_a_number'] = int((~good).sum())
     rows = rows[good]
     _check_length(time[rows], where)
-    parts = {k: np.asarray(x)[rows].astype(np.float32) for k, x in columns.items()}
+    every = len(rows) == len(time) # an hour's rows are not copied without need
+    parts = {k: (np.asarray(x) if every else np.asarray(x)[rows]).astype(np.float32)
+             for k, x in columns.items()}
     t = time[rows]
     counts |= gaps(t) | dict(rows=len(t), start=float(t[0]))
     for name in ('specific_force', 'angular_velocity'):
@@ -142,6 +145,17 @@ def _check_length(time, where):
     if rate < LEAST_RATE:
         raise LogError(f"{where} has {rate:.3g} rows a second; at least "
                        f"{LEAST_RATE:g} are needed, and 1000 are better")
+
+# %% ../../nbs/identify/flight_log.ipynb #b8e10004
+def counted(log): # FlightLog -> sentence on its rows
+    f = log.found
+    words = dict(lost='lost', doubled='doubled', out_of_order='out of order',
+                 not_a_number='without numbers', saturated_specific_force=
+                 'with a saturated accelerometer', saturated_angular_velocity=
+                 'with a saturated gyroscope')
+    wrong = ', '.join(f'{f[k]} {word}' for k, word in words.items() if f.get(k))
+    return (f"{log.source.get('file')}: {f['rows']} rows, {log.seconds:.0f} s at "
+            f"{f['rate']:.0f} Hz{'; ' + wrong if wrong else ''}")
 
 # %% ../../nbs/identify/flight_log.ipynb #1c646ed9
 def _median(x): # (n, ...) -> (...), over at most 200,000 of its rows
@@ -189,6 +203,26 @@ def _check_motors(log, where):
         raise LogError(f"the motor commands of {where} never change (they are "
                        f"{high:.3g}); it holds no flight")
 
+# %% ../../nbs/identify/flight_log.ipynb #b8e10002
+def rotated_back(q, # (n, 4) quaternion w, x, y, z: body to world
+                 v, # (n, 3) world
+                ):  # (n, 3) body
+    w, u = q[:, :1], -q[:, 1:]
+    t = 2 * np.cross(u, v)
+    return v + w * t + np.cross(u, t)
+
+def body_velocity(log): # FlightLog -> (n, 3) m/s, or None where it is not logged
+    if not {'orientation', 'linear_velocity'} <= log.extra.keys(): return None
+    return rotated_back(log.extra['orientation'].astype(float),
+                        log.extra['linear_velocity'].astype(float))
+
+def continuous(q): # (n, 4) -> (n, 4) of length 1 without jumps of the sign
+    "The same attitudes, so that they can be interpolated"
+    turned = (q[1:] * q[:-1]).sum(1) < 0
+    sign = np.where(np.cumsum(np.r_[False, turned]) % 2, -1., 1.)[:, None]
+    length = np.linalg.norm(q, axis=1, keepdims=True)
+    return q * sign / np.maximum(length, 1e-9)
+
 # %% ../../nbs/identify/flight_log.ipynb #52ff3419
 def resample(log,        # FlightLog
              rate=0.,    # 1/s; 0: the log's own, at most 1000
@@ -202,10 +236,13 @@ def resample(log,        # FlightLog
     even = lambda x: np.stack([_line(t, log.time, c, per) for c in x.T], 1)
     before = np.searchsorted(log.time, t + .4 / rate, 'right') - 1 # times are uneven
     sensed = [even(x) for x in (log.specific_force, log.angular_velocity)]
-    extra = {k: even(x) for k, x in log.extra.items()}
+    extra = {k: even(continuous(x) if k == 'orientation' else x)
+             for k, x in log.extra.items()}
+    if 'orientation' in extra: extra['orientation'] = continuous(extra['orientation'])
     held = _smooth(log.motors, per)[before] if per else log.motors[before]
     return FlightLog(t, *sensed, held, extra, log.found, log.source), good
 
+# %% ../../nbs/identify/flight_log.ipynb #b8e10006
 def _smooth(x, per): # (n, k) -> mean of a row and the `per` after it
     total = np.cumsum(np.r_[np.zeros((1, x.shape[1])), x], 0)
     end = np.minimum(np.arange(len(x)) + per + 1, len(x))

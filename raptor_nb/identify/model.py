@@ -17,7 +17,7 @@ import numpy as np
 
 from ..core.records import RecordError, load_json
 from ..drones import ROTORS
-from .flight_log import GRAVITY, LogError
+from .flight_log import GRAVITY, LogError, body_velocity
 
 # %% ../../nbs/identify/model.ipynb #40fa6601
 @dataclass(frozen=True)
@@ -134,6 +134,7 @@ class Windows:
     serves: np.ndarray # (W, 4) 0 or 1: moves enough for force, roll, pitch, yaw
     score: np.ndarray # (W, 4) excitation
     weight: np.ndarray = None # (W, T / span - 1) of the spans; None: all alike
+    climb: np.ndarray = None  # (W, T) m/s along z, where the log has the velocity
 
     def __len__(self): return len(self.start)
 
@@ -163,18 +164,22 @@ def grams(windows, rising, falling, at_once=12): # -> (W, C, 16, 16)
         out.append(np.swapaxes(x * weight, -1, -2) @ x)
     return np.concatenate(out)
 
+# %% ../../nbs/identify/model.ipynb #ad0e1001
 def joined(parts): # list of Windows of one rate -> Windows
     "Of several flights"
     name = lambda k: np.concatenate([getattr(p, k) for p in parts])
+    told = all(p.climb is not None for p in parts)
     return Windows(*map(name, ('u', 'force', 'turn', 'start')), parts[0].dt,
-                   parts[0].span, serving(name('score')), name('score'))
+                   parts[0].span, serving(name('score')), name('score'),
+                   climb=name('climb') if told else None)
 
 def take(windows, rows): # -> Windows
     "Some of them"
     pick = lambda x: None if x is None else x[rows]
     return Windows(windows.u[rows], windows.force[rows], windows.turn[rows],
                    windows.start[rows], windows.dt, windows.span,
-                   windows.serves[rows], windows.score[rows], pick(windows.weight))
+                   windows.serves[rows], windows.score[rows], pick(windows.weight),
+                   pick(windows.climb))
 
 # %% ../../nbs/identify/model.ipynb #378a91ee
 def fit(G,       # (..., 16, 16)
@@ -377,5 +382,7 @@ def cut_windows(log, start, warm, length, span, score): # sample indices -> Wind
     u = log.motors[before]
     if log.rate < 400: # slower than the controller: the command moves in between
         u = (u + log.motors[np.minimum(before + 1, len(log) - 1)]) / 2
+    v = body_velocity(log)
     return Windows(u, force, log.angular_velocity[rows] - rates, log.time[start],
-                   1 / log.rate, span, serving(score), score)
+                   1 / log.rate, span, serving(score), score,
+                   climb=None if v is None else v[rows, 2])

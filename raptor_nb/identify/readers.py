@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CSV_COLUMNS', 'NEEDED', 'SD_NAMES', 'PX4_ORDER', 'BETAFLIGHT_ORDER', 'READERS', 'read_csv', 'read_crazyflie',
-           'optional', 'px4_order', 'read_ulog', 'read_blackbox', 'kind_of', 'read_log', 'log_table']
+           'optional', 'px4_order', 'read_ulog', 'px4_state', 'read_blackbox', 'kind_of', 'read_log', 'log_table']
 
 # %% ../../nbs/identify/readers.ipynb #f5f5e54e
 import functools
@@ -17,7 +17,7 @@ import pandas as pd
 
 from ..core.records import file_hash, reason
 from .flight_log import FlightLog, LogError, MAX_ROWS, OPTIONAL
-from .flight_log import SENSED, tidy
+from .flight_log import SENSED, continuous, tidy
 
 # %% ../../nbs/identify/readers.ipynb #bd8f5b2d
 _AXES, _WHERE = 'xyz', ('front_right', 'back_right', 'back_left', 'front_left')
@@ -173,7 +173,8 @@ def read_crazyflie(path, progress=None): # -> FlightLog
 # %% ../../nbs/identify/readers.ipynb #dbd17ff6
 PX4_ORDER = 0, 3, 1, 2 # PX4's motors in the policy's order
 _TOPICS = ['vehicle_acceleration', 'vehicle_angular_velocity', 'sensor_combined',
-           'actuator_motors', 'actuator_outputs']
+           'actuator_motors', 'actuator_outputs', 'vehicle_attitude',
+           'vehicle_local_position']
 
 def optional(name, what): # module, or LogError that says how to get it
     try: return importlib.import_module(name)
@@ -236,7 +237,23 @@ def read_ulog(path, progress=None): # -> FlightLog
                     ('actuator_motors', [f'control[{i}]' for i in range(4)]))
     if progress: progress(1.)
     _check_four(ulog, path)
-    return _merged(path, force, turn, motors, px4_order(more), more)
+    return _merged(path, force, turn, motors, px4_order(more), more, ulog)
+
+# %% ../../nbs/identify/readers.ipynb #f0a70002
+def px4_state(ulog, t): # (n,) s -> {name: (n, width)}, of `OPTIONAL`
+    "On these times, from x forward, y right, z down and north, east, down"
+    on = lambda s: np.stack([np.interp(t, s[0], c) for c in s[1].T], 1)
+    usable = lambda s: s is not None and len(s[0]) > 1 and np.isfinite(s[1]).all()
+    turn = _topic(ulog, 'vehicle_attitude', [f'q[{i}]' for i in range(4)])
+    place = _topic(ulog, 'vehicle_local_position', ['x', 'y', 'z', 'vx', 'vy', 'vz'])
+    out, flip = {}, np.array([1., -1., -1.])
+    if usable(turn):
+        at, q = _in_order(turn)
+        out['orientation'] = continuous(on((at, continuous(q)))) * [1, 1, -1, -1]
+    if usable(place):
+        x = on(_in_order(place))
+        out |= dict(position=x[:, :3] * flip, linear_velocity=x[:, 3:] * flip)
+    return out
 
 # %% ../../nbs/identify/readers.ipynb #47129c6f
 def _check_four(ulog, path):
@@ -248,7 +265,7 @@ def _check_four(ulog, path):
         raise LogError(f"'{path.name}' commands {4 + int(used.sum())} motors; the "
                        "vehicle must have four")
 
-def _merged(path, force, turn, motors, order, parameters): # -> FlightLog
+def _merged(path, force, turn, motors, order, parameters, ulog): # -> FlightLog
     "On the gyroscope's times: acceleration interpolated, commands held"
     flip = np.array([1., -1., -1.])
     force, turn, motors = (_in_order(x) for x in (force, turn, motors))
@@ -264,7 +281,7 @@ def _merged(path, force, turn, motors, order, parameters): # -> FlightLog
     keep = {k: v for k, v in parameters.items()
             if k.startswith(('CA_ROTOR', 'THR_MDL'))}
     columns = dict(specific_force=a * flip, angular_velocity=w * flip,
-                   motors=np.nan_to_num(u))
+                   motors=np.nan_to_num(u)) | px4_state(ulog, t)
     return tidy(t, columns, _source(path, 'ulog', parameters=keep))
 
 def _in_order(series): # (seconds, values) -> the same, times rising

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['MIX', 'TRUTH', 'Flying', 'Sensors', 'phase_at', 'wishes', 'with_pulses', 'turned', 'Pilot', 'Known', 'uneven',
-           'truth_of', 'at_rate', 'fly', 'rotated_back', 'specific_force', 'on_ground', 'vibration', 'measured']
+           'truth_of', 'at_rate', 'drag_force', 'fly', 'specific_force', 'on_ground', 'vibration', 'estimated',
+           'measured']
 
 # %% ../../nbs/identify/synthetic.ipynb #96951326
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..drones import parse_drone
-from .flight_log import FlightLog, tidy
+from .flight_log import FlightLog, rotated_back, tidy
 from .model import Geometry, parse_geometry
 from ..policy import RaptorPolicy
 from ..sim.l2f import Simulator
@@ -42,6 +43,10 @@ class Sensors:
     jitter: float = 1e-4            # s, of the times of rows
     lost: float = .01               # share of the rows
     rate: float = 1000.             # rows a second
+    state: bool = False             # whether an estimator's state is logged as well:
+    attitude_noise: float = .01     # rad
+    velocity_noise: float = .05     # m/s
+    position_noise: float = .02     # m
 
 # %% ../../nbs/identify/synthetic.ipynb #9a46bd5b
 def phase_at(t,   # s since take-off
@@ -159,15 +164,26 @@ def at_rate(drone, dt=.001): # -> Drone in calm air, at rest, with steps of dt
 TRUTH = ('position', 'orientation', 'linear_velocity', 'angular_velocity',
          'rotor_speed')
 
+def drag_force(state, # of a Simulator, n lanes
+               drags, # (n, 3) kg/s along the body's axes
+              ):      # (n, 3) N, world frame
+    "Linear in the velocity, as the rotors' drag is"
+    q = state['orientation']
+    back = q * np.float32([1, -1, -1, -1])
+    return rotated_back(back, -drags * rotated_back(q, state['linear_velocity']))
+
+# %% ../../nbs/identify/synthetic.ipynb #a7d2c013
 def fly(drones,       # list of n Drones
         how=Flying(),
         policy=None,  # None: the student
         seed=0,       # of the manoeuvres
+        drag=None,    # (n, 3) 1/s along the body's axes, times mass and velocity
        ):             # {name: (steps, n, width) float32}: `TRUTH`, command
     "States and commands at 1 kHz, without sensors"
     simulator = Simulator([at_rate(d) for d in drones], seed=seed)
     pilot = Pilot(policy or RaptorPolicy.pretrained(), drones, how, seed)
     simulator.reset()
+    drags = None if drag is None else drag * np.array([[d.mass] for d in drones])
     simulator.set_state(rotor_speed=np.repeat(pilot.hover, 4, 1),
                         previous_action=np.repeat(2 * pilot.hover - 1, 4, 1))
     steps = int(how.seconds * 1000)
@@ -178,18 +194,13 @@ def fly(drones,       # list of n Drones
         if k % 10 == 0: u = pilot(simulator.observe(), k // 10)
         state = simulator.state()
         for name in TRUTH: out[name][k] = state[name]
+        if drags is not None and k % 4 == 0:
+            simulator.set_state(force=drag_force(state, drags))
         out['command'][k] = u
         simulator.step(2 * u - 1)
     return out
 
 # %% ../../nbs/identify/synthetic.ipynb #71140aac
-def rotated_back(q, # (n, 4) quaternion w, x, y, z: body to world
-                 v, # (n, 3) world
-                ):  # (n, 3) body
-    w, u = q[:, :1], -q[:, 1:]
-    t = 2 * np.cross(u, v)
-    return v + w * t + np.cross(u, t)
-
 def specific_force(velocity,    # (n, 3) m/s, world
                    orientation, # (n, 4)
                    turn,        # (n, 3) rad/s
@@ -218,6 +229,19 @@ def vibration(speed, # (n, 4) rotor speeds, 0..1
               sensors, random): # -> (n,) sum of four sines of the rotors
     phase = 2 * np.pi * sensors.rotor_frequency * np.cumsum(speed, 0) / 1000
     return (speed ** 2 * np.sin(phase + random.uniform(0, 6.28, 4))).sum(1) / 2
+
+# %% ../../nbs/identify/synthetic.ipynb #a7d2c012
+def estimated(truth, i, sensors, how, random): # as `measured` -> {name: (n, width)}
+    "What the estimator of a flight stack would log of position, attitude and velocity"
+    n, pick = int(how.ground * 1000), lambda k: truth[k][:, i].astype(float)
+    after = lambda x, rest: np.r_[np.tile(np.array(rest, float), (n, 1)), x]
+    noise = lambda x, size: x + size * random.normal(size=x.shape)
+    q = noise(after(pick('orientation'), [1, 0, 0, 0]), sensors.attitude_noise / 2)
+    return dict(
+        position=noise(after(pick('position'), [0, 0, 0]), sensors.position_noise),
+        orientation=q / np.linalg.norm(q, axis=1, keepdims=True),
+        linear_velocity=noise(after(pick('linear_velocity'), [0, 0, 0]),
+                              sensors.velocity_noise))
 
 # %% ../../nbs/identify/synthetic.ipynb #7d19e6f3
 def measured(truth,             # of `fly`
@@ -248,4 +272,6 @@ def measured(truth,             # of `fly`
     noise = np.clip(random.normal(0, sensors.jitter, len(rows)), -4e-4, 4e-4)
     columns = dict(specific_force=force[rows], angular_velocity=turn[rows],
                    motors=u[rows])
+    if sensors.state: columns |= {k: x[rows] for k, x in
+                                  estimated(truth, i, sensors, how, random).items()}
     return tidy(t[rows] + noise, columns, dict(file=name or f'drone {i}'))
