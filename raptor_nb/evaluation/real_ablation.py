@@ -67,6 +67,7 @@ def ablation_conditions(settings): # -> {name: condition}
     return {n: real[n] for n in CONDITIONS[:1]} | known | {
         n: real[n] for n in CONDITIONS[1:]}
 
+# %% ../../nbs/evaluation/real_ablation.ipynb #b2cb9b7c
 def real_ablation(recipe: Settings,
                   folder,       # students and flights are kept here
                   updates,      # of each student
@@ -98,4 +99,5 @@ def plot_real_ablation(table): # of `real_ablation` -> figure
     short = {n: n.split(', ')[0].replace('torque-to-inertia', 'torque/inertia')
              for n in table.condition.unique()}
     short |= {n: n for n in short if n.startswith(('px4', 'drag'))}
-    return plot_ablation_study(table.assign(condition=table.condition.map(short)))
+    fig = plot_ablation_study(table.assign(condition=table.condition.map(short)))
+    return fig
