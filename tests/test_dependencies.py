@@ -39,7 +39,7 @@ UNIMPORTED = {
 # imported without being declared: what brings it
 BROUGHT = {
     "mpl_toolkits": "matplotlib", "jupyter_client": "nbclient", "IPython": "ipykernel",
-    "pygments": "nbconvert", "no_such_package": "a lesson on what is missing",
+    "pygments": "nbconvert", "no_such_package": "a lesson on what is missing", "markdown_it": "myst-nb",
 }
 
 
