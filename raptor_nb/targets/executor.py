@@ -224,9 +224,10 @@ def executor_library(policy): # RaptorPolicy of 16 hidden values -> ctypes.CDLL
         raise ExportError(f"rl_tools' executor is compiled for 16 hidden values; this "
                           f"policy has {policy.hidden_dim}")
     flat = np.concatenate([w[name].numpy().ravel() for name in ORDER])
+    own = ['-fno-gnu-unique'] if not compiler.endswith('clang++') else []
     with tempfile.TemporaryDirectory() as folder:
         path = f'{folder}/executor.so'
-        command = [compiler, *'-std=c++17 -O1 -w -shared -fPIC -x c++ -'.split(),
+        command = [compiler, *'-std=c++17 -O1 -w -shared -fPIC -x c++ -'.split(), *own,
                    '-I', str(headers), '-o', path]
         done = subprocess.run(command, input=text, capture_output=True, text=True)
         if done.returncode: raise ExportError("rl_tools' executor does not compile: "
