@@ -205,7 +205,9 @@ def execute_changed(app, env, docnames):
         except KeyError: todo[name] = nb
     def execute(name):
         folder, quiet = Path(env.doc2path(name)).parent, ["--log-level=ERROR"]
-        return single_nb_execution(todo[name], folder, None, False, extra_arguments=quiet)
+        run = lambda: single_nb_execution(todo[name], folder, None, False, extra_arguments=quiet)
+        try: return run()
+        except RuntimeError: return run()   # the kernel died at its start: another one took its port
     with ThreadPoolExecutor(2) as pool:
         run = {pool.submit(execute, name): name for name in todo}
         for future in as_completed(run):
