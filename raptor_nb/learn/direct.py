@@ -51,7 +51,8 @@ class Direct:
     hard_drone_share: Share = 0.75          # of samples that favour drones of small
                                             # torque-to-inertia
     extra_train_drones: Natural = 3500      # further ones to fly ...
-    ood_train_drones: Natural = 1000        # ... and out of distribution
+    ood_train_drones: Natural = 1000        # ... and out of distribution, with a
+    ood_thrust_to_weight: Positive = 12.    # thrust-to-weight up to this
     huber_delta: Positive = 0.005           # m, as in `APG`
     precision_weight: NonNegative = 1.      # as in `APG`
     velocity_barrier: NonNegative = 2.5     # m/s, as in `APG`

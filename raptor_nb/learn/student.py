@@ -93,10 +93,11 @@ def sampling_probabilities(drones: list, # D drones
 
 # %% ../../nbs/learn/student.ipynb #32c4681a
 def out_of_distribution(drone,
-                        rng,   # random.Random
-                       ):      # Drone
-    "Up to 12 times its weight of thrust, quicker rotors, arms up to 1.8 times as long"
-    up = max(1., 12 / drone.thrust_to_weight)
+                        rng,      # random.Random
+                        most=12., # thrust-to-weight
+                       ):         # Drone
+    "More thrust for its weight, quicker rotors, arms up to 1.8 times as long"
+    up = max(1., most / drone.thrust_to_weight)
     lag = drone.dynamics.rotor_time_constants_rising[0]
     return scale_drone(
         drone, thrust_to_weight=drone.thrust_to_weight * up ** rng.random(),
@@ -111,7 +112,8 @@ def extra_drones(settings,
     of, rng = settings.domain_randomization, random.Random(0)
     within = sample_split('extra_train', how.extra_train_drones, of, of.seed)
     beyond = sample_split('ood_train', how.ood_train_drones, of, of.seed)
-    return within + [out_of_distribution(d, rng) for d in beyond]
+    most = how.ood_thrust_to_weight
+    return within + [out_of_distribution(d, rng, most) for d in beyond]
 
 def validation_drones(settings, # of the run
                       split='validation', # or 'selection', 'ood_selection'
