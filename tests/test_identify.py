@@ -10,7 +10,7 @@ import pytest
 
 from raptor_nb import cli
 from raptor_nb.drones import load_drone, parse_drone, scale_drone
-from raptor_nb.identify import readers
+from raptor_nb.identify import flight_log, readers
 from raptor_nb.identify.drone_file import as_drone, check_excited, drawn_drones, enough
 from raptor_nb.identify.drag import drag_of
 from raptor_nb.identify.estimate import Search, identify
@@ -231,6 +231,24 @@ def test_the_known_drone_is_found(flight, found):
     for name in ("centre_x", "centre_y"):
         assert abs(found.estimates[name].value - truth[name]) < .01 * arm
     assert enough(found).enough.all()
+
+
+def test_a_long_log_is_taken_piece_by_piece(flight, found, monkeypatch):
+    known, log = flight
+    whole, good = resample(log)
+    parts = list(flight_log.pieces(log, seconds=10.))
+    assert len(parts) == round(log.seconds / 10) and max(len(p) for p, _ in parts) < 1.2 * 10 * log.rate
+    even = np.concatenate([p.time for p, _ in parts])
+    assert (np.diff(even) > 0).all() and abs(len(even) - len(whole)) <= 2 * len(parts)
+    part, _ = parts[2]
+    near = np.interp(part.time, whole.time, whole.specific_force[:, 2])
+    off = np.abs(near - part.specific_force[:, 2])[50:-50]
+    assert np.median(off) < .2 * whole.specific_force[:, 2].std()   # other even times of the same noisy log
+    monkeypatch.setattr(flight_log.pieces, "__defaults__", (0., 10.))
+    again = identify(log, known.drone.mass, known.geometry, Search(samples=40))
+    assert len(again.windows) <= Search().windows
+    now, then = again.estimates["thrust_to_weight"], found.estimates["thrust_to_weight"]
+    assert now.value == pytest.approx(then.value, rel=.01) and now.source == "flight"
 
 
 def test_the_drone_file_hovers_as_the_log_did(flight, found):

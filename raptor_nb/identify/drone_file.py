@@ -16,9 +16,9 @@ from ..core.records import atomic, write_manifest
 from ..core.scale import Scale, run_units
 from ..core.units import Unit
 from ..drones import DroneError, parse_drone
-from .estimate import FLY, Search, identify
-from .flight_log import LogError, resample
-from .model import choose, load_geometry, rotor_speeds
+from .estimate import FLY, Search, identify, windows_of
+from .flight_log import LogError
+from .model import load_geometry, rotor_speeds
 from .readers import read_log
 from ..your_drone import make_drone
 
@@ -148,8 +148,8 @@ def resimulated(log,         # FlightLog
                 windows=8,   # of a second each
                ):            # dict: time, force and turn as measured and as simulated
     "Specific force along z and angular velocity, beside the log's. Raises LogError"
-    even, good = resample(log)
-    some, d = choose(even, good, 4 * max(windows // 4, 1)), drone.dynamics
+    some, *_ = windows_of(log, most=4 * max(windows // 4, 1))
+    d = drone.dynamics
     w = rotor_speeds(some.u, d.rotor_time_constants_rising[:1],
                      d.rotor_time_constants_falling[:1], some.dt,
                      some.force.shape[1])[:, 0].astype(float)

@@ -7,8 +7,8 @@ __all__ = ['NAMES', 'REPORTED', 'FLY', 'UNITS', 'FOLLOWS', 'Search', 'cost', 'gr
            'spans_of', 'search_lag', 'residuals', 'designs', 'kept_spans', 'quantities', 'drawn', 'bootstrap', 'Drawn',
            'at_centre', 'priors', 'Estimate', 'Identified', 'hover_throttle', 'joined_Jzz', 'with_systematic',
            'use_prior', 'interval', 'unsure', 'thrust_prior', 'estimates_of', 'drag_estimates', 'without_drag', 'acts',
-           'expected', 'hypotheses', 'check_order', 'check_fit', 'check_follows', 'saturation_notes', 'flights_of',
-           'around', 'explained', 'check_mass', 'identify']
+           'expected', 'hypotheses', 'check_order', 'check_fit', 'check_follows', 'saturation_notes', 'windows_of',
+           'best_of', 'flights_of', 'around', 'explained', 'check_mass', 'identify']
 
 # %% ../../nbs/identify/estimate.ipynb #47e1ce7d
 import itertools
@@ -21,10 +21,11 @@ import pandas as pd
 from ..drones import ROTORS, find_distribution, load_template
 from .drag import FAST, drag_of, vertical_drag
 from .flight_log import GRAVITY, FlightLog, LogError
-from .flight_log import _name, check_units, resample
-from .model import FORCE, PRODUCT, TURN, Geometry
+from .flight_log import _name, check_units, pieces
+from .model import FORCE, PRODUCT, SECONDS, TURN, Geometry
 from .model import Windows, biases, choose, fit, grams, solve, spans
-from .model import joined, rotor_speeds, sensed, take, thrust_rows
+from .model import _apart, joined, rotor_speeds, sensed, serving
+from .model import take, thrust_rows
 
 # %% ../../nbs/identify/estimate.ipynb #bae46f47
 @dataclass(frozen=True)
@@ -486,16 +487,34 @@ def saturation_notes(logs): # list of FlightLogs -> sentences
                    "manoeuvres with it; set a larger range")
 
 # %% ../../nbs/identify/estimate.ipynb #81d9a8e8
+def windows_of(log, rate=0., most=80, ranges=None): # -> Windows, hover throttle, bool
+    "The windows of a flight that move most, and whether it was at rest. Raises LogError"
+    parts, hovers, bias, why = [], [], None, None
+    for even, good in pieces(log, rate):
+        here = biases(even)
+        if here[0] is not None or bias is None: bias = here
+        try: parts.append(choose(even, good, most, ranges, bias=bias))
+        except LogError as e: why = e
+        else: hovers.append(hover_throttle(even))
+    if not parts: raise why or LogError(f'{_name(log.source)} is too short')
+    return best_of(parts, most), float(np.median(hovers)), bias[0] is not None
+
+def best_of(parts, most): # list of Windows, ascending -> Windows
+    if len(parts) == 1: return parts[0]
+    whole = joined(parts)
+    some = take(whole, _apart(whole.start, whole.score, most // 4, SECONDS))
+    some.serves = serving(some.score)
+    return some
+
 def flights_of(logs, how, ranges): # list of FlightLogs -> Windows, hover throttle, bool
     "The windows of all of them, and whether each was at rest. Raises LogError"
     for log in logs: check_units(log)
     rate = min(1000., *(log.rate for log in logs))
-    even = [resample(log, rate) for log in logs]
-    hover = float(np.median([hover_throttle(e) for e, _ in even]))
     most = max(how.windows // len(logs), 8)
-    parts = [choose(e, good, most, r) for (e, good), r in zip(even, ranges)]
-    rested = all(biases(e)[0] is not None for e, _ in even)
-    return joined(parts) if len(parts) > 1 else parts[0], hover, rested
+    each = [windows_of(log, rate, most, r) for log, r in zip(logs, ranges)]
+    parts, hovers, rested = zip(*each)
+    whole = joined(parts) if len(parts) > 1 else parts[0]
+    return whole, float(np.median(hovers)), all(rested)
 
 # %% ../../nbs/identify/estimate.ipynb #2f6e34f2
 def around(windows, rising, falling, mass, geometry, how): # -> Drawn, rising, falling

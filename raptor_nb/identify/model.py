@@ -325,6 +325,7 @@ def choose(log,     # FlightLog at an even rate
            most=80, # windows
            ranges=None, # list of (start, end) in s to choose from; None: all
            least=4, # windows without which it is no flight
+           bias=None, # of the sensors, as from `biases`; None: from this log
           ):        # Windows
     "The windows that move most, of those without gaps and in the air. Raises LogError"
     span = max(round(SPAN * log.rate), 1)
@@ -339,7 +340,7 @@ def choose(log,     # FlightLog at an even rate
         ok &= np.any([(t >= a) & (t + SECONDS <= b) for a, b in ranges], 0)
     if ok.sum() < least: raise LogError(_no_windows(log, ok))
     chosen = _apart(start, np.where(ok[:, None], score, -1), most // 4, length)
-    return cut_windows(log, start[chosen], warm, length, span, score[chosen])
+    return cut_windows(log, start[chosen], warm, length, span, score[chosen], bias)
 
 def _mean(x, start, size): # (n,) -> mean of `size` samples from each start
     total = np.r_[0., np.cumsum(x)]
@@ -374,8 +375,9 @@ def _no_windows(log, ok): # -> sentence
     return (f"{where} has only {int(ok.sum())} windows of a second that can be used; "
             "gaps and saturated sensors take the rest")
 
-def cut_windows(log, start, warm, length, span, score): # sample indices -> Windows
-    bias, rates = biases(log)
+def cut_windows(log, start, warm, length, span, score, bias=None): # -> Windows
+    "From sample indices"
+    bias, rates = bias or biases(log)
     rows = start[:, None] + np.arange(length)
     before = start[:, None] + np.arange(-warm, length)
     force = log.specific_force[rows, 2] - (bias or 0.)

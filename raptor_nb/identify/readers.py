@@ -45,12 +45,12 @@ def read_csv(path,
     more = [p for p in OPTIONAL if all(c in given for c in CSV_COLUMNS[p])]
     parts = [*SENSED, *more]
     wanted = ['time', *(c for p in parts for c in CSV_COLUMNS[p])]
-    values = _csv_values(path, [given[c] for c in wanted], progress)
-    at, columns = 1, {}
+    time, values = _csv_values(path, [given[c] for c in wanted], progress)
+    at, columns = 0, {}
     for p in parts:
         columns[p] = values[:, at:at + len(CSV_COLUMNS[p])]
         at += len(CSV_COLUMNS[p])
-    return tidy(values[:, 0], columns, _source(path, 'csv'))
+    return tidy(time, columns, _source(path, 'csv'))
 
 def _source(path, kind, **more): # -> dict
     return dict(file=path.name, format=kind, sha256=file_hash(path)) | more
@@ -62,8 +62,8 @@ def _csv_header(path): # -> list of names
         raise LogError(f"'{path.name}' is not a table of text: "
                        f"{str(e).splitlines()[0].lower()}") from None
 
-def _csv_values(path, columns, progress): # -> (n, len(columns)) float64
-    parts, rows, size = [], 0, path.stat().st_size
+def _csv_values(path, columns, progress): # -> (n,) s, (n, len(columns) - 1) float32
+    times, parts, rows, size = [], [], 0, path.stat().st_size
     try:
         with path.open('rb') as file:
             for part in pd.read_csv(file, usecols=columns, chunksize=200_000):
@@ -72,14 +72,19 @@ def _csv_values(path, columns, progress): # -> (n, len(columns)) float64
                     raise LogError(f"'{path.name}' has more than {MAX_ROWS:,} rows: "
                                    "cut it to the flight")
                 number = part[columns].apply(pd.to_numeric, errors='coerce')
-                parts.append(number.to_numpy(np.float64))
+                times.append(number.iloc[:, 0].to_numpy(np.float64))
+                parts.append(number.iloc[:, 1:].to_numpy(np.float32))
                 if progress: progress(min(file.tell() / size, 1.))
     except (ValueError, OSError, UnicodeDecodeError) as e:
         if isinstance(e, LogError): raise
         raise LogError(f"'{path.name}' is not a table of numbers: "
                        f"{str(e).splitlines()[0].lower()}") from None
     if not rows: raise LogError(f"'{path.name}' has a header and no rows")
-    return np.concatenate(parts)
+    out = np.empty((rows, len(columns) - 1), np.float32)
+    for end in np.cumsum([len(p) for p in parts]): # each part goes once it is copied
+        part = parts.pop(0)
+        out[end - len(part):end] = part
+    return np.concatenate(times), out
 
 # %% ../../nbs/identify/readers.ipynb #f36970d3
 _SIZES = {c: struct.calcsize('<' + c) for c in 'bBhHiIqQfd'}
