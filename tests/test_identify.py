@@ -1,5 +1,6 @@
 "A log of a flight becomes a drone: readers, identification, the drone file, the console command"
 import json
+import re
 import struct
 from dataclasses import replace
 from types import SimpleNamespace
@@ -294,11 +295,53 @@ def test_swapped_motors_and_axes_are_named(change, said, flight):
     pytest.param("it only hovers", "hover throttle", id="hover"),
     pytest.param("commands of another flight", "does not follow its motor commands", id="other"),
     pytest.param("x and y of the gyroscope swapped", "x and y axes of the angular velocity", id="axes"),
+    pytest.param("gyroscope 100 ms late", "the gyroscope of 'known' comes about 10", id="late"),
     pytest.param("accelerometer that ends at 16 m/s²", "at its end", id="saturated")])
 def test_a_spoiled_log_is_named(done, said, flight):
     known, log = flight
     _, sentence = spoiled(log, done, known.drone.mass, known.geometry, QUICK)
     assert said in sentence
+
+
+@pytest.mark.parametrize("share, filtered", [(.8, False), (.8, True), (.6, False)])
+def test_a_saturated_accelerometer_leaves_the_interval_right(share, filtered, flight):
+    "Its end at a share of the strongest reading, and a filter of 10 ms after its end"
+    known, log = flight
+    end, force = share * log.specific_force[:, 2].max(), log.specific_force.astype(float)
+    force = np.clip(force, -end, end)
+    if filtered:
+        kernel = np.exp(-np.arange(100) * .1)
+        kernel /= kernel.sum()
+        force = np.stack([np.convolve(x, kernel)[:len(x)] for x in force.T], 1)
+        force[:100] = log.specific_force[:100]
+    columns = dict(specific_force=force, angular_velocity=log.angular_velocity, motors=log.motors)
+    bad = tidy(log.time, columns, log.source)
+    assert bad.found["saturated_specific_force"] > 50
+    e = identify(bad, known.drone.mass, known.geometry, QUICK).estimates["thrust_to_weight"]
+    assert e.source == "flight" and e.half_width < .04
+    assert e.low < known.drone.thrust_to_weight < e.high
+
+
+@pytest.mark.parametrize("parts, said", [
+    pytest.param(dict(specific_force=.1), "the accelerometer of 'known' comes", id="accelerometer"),
+    pytest.param(dict(specific_force=.1, angular_velocity=.1), "both sensors of 'known' come", id="both"),
+    pytest.param(dict(specific_force=-.1, angular_velocity=-.1), "the motor commands of 'known' come",
+                 id="commands")])
+def test_what_comes_late_is_named_and_can_be_shifted_back(parts, said, flight):
+    known, log = flight
+    late = flight_log.shifted(log, **{k: -s for k, s in parts.items()})
+    with pytest.raises(LogError, match=said) as e: identify(late, known.drone.mass, known.geometry, QUICK)
+    assert abs(int(re.search(r"about (\d+) ms later", str(e.value))[1]) - 100) <= 10
+    back = flight_log.shifted(late, **parts)
+    rows = slice(200, -200)
+    assert np.abs(back.specific_force - log.specific_force)[rows, 2].mean() < .5
+
+
+def test_a_small_shift_is_left_to_the_lag(flight):
+    known, log = flight
+    late = flight_log.shifted(log, angular_velocity=-.005)
+    found = identify(late, known.drone.mass, known.geometry, QUICK)
+    assert not any("later" in note or "earlier" in note for note in found.notes)
 
 
 def test_drag_is_told_and_taken_off_the_thrust(flight):

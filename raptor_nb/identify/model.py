@@ -6,7 +6,7 @@
 __all__ = ['COLUMNS', 'ONE', 'SPEED', 'SQUARE', 'PRODUCT', 'FORCE', 'TURN', 'SECONDS', 'WARM', 'SPAN', 'MOTIONS', 'Geometry',
            'parse_geometry', 'load_geometry', 'rotor_speeds', 'rate_means', 'change', 'Windows', 'sensed', 'spans',
            'grams', 'joined', 'take', 'fit', 'thrust_rows', 'fit_curve', 'fit_rising_curve', 'Solution', 'solve',
-           'at_rest', 'biases', 'excitation', 'serving', 'choose', 'in_the_air', 'cut_windows']
+           'at_rest', 'biases', 'excitation', 'serving', 'choose', 'in_the_air', 'cut_windows', 'known_spans']
 
 # %% ../../nbs/identify/model.ipynb #1779c759
 from dataclasses import dataclass
@@ -134,6 +134,7 @@ class Windows:
     serves: np.ndarray # (W, 4) 0 or 1: moves enough for force, roll, pitch, yaw
     score: np.ndarray # (W, 4) excitation
     weight: np.ndarray = None # (W, T / span - 1) of the spans; None: all alike
+    known: np.ndarray = None  # the same: 0 where a sensor was saturated; None: nowhere
     climb: np.ndarray = None  # (W, T) m/s along z, where the log has the velocity
 
     def __len__(self): return len(self.start)
@@ -169,9 +170,14 @@ def joined(parts): # list of Windows of one rate -> Windows
     "Of several flights"
     name = lambda k: np.concatenate([getattr(p, k) for p in parts])
     told = all(p.climb is not None for p in parts)
+    known = None
+    if any(p.known is not None for p in parts):
+        n = parts[0].force.shape[1] // parts[0].span - 1
+        known = np.concatenate([np.ones((len(p), n)) if p.known is None else p.known
+                                for p in parts])
     return Windows(*map(name, ('u', 'force', 'turn', 'start')), parts[0].dt,
                    parts[0].span, serving(name('score')), name('score'),
-                   climb=name('climb') if told else None)
+                   known, known, climb=name('climb') if told else None)
 
 def take(windows, rows): # -> Windows
     "Some of them"
@@ -179,7 +185,7 @@ def take(windows, rows): # -> Windows
     return Windows(windows.u[rows], windows.force[rows], windows.turn[rows],
                    windows.start[rows], windows.dt, windows.span,
                    windows.serves[rows], windows.score[rows], pick(windows.weight),
-                   pick(windows.climb))
+                   pick(windows.known), pick(windows.climb))
 
 # %% ../../nbs/identify/model.ipynb #378a91ee
 def fit(G,       # (..., 16, 16)
@@ -334,7 +340,9 @@ def choose(log,     # FlightLog at an even rate
     score = np.stack([excitation(log.motors[i:i + length], length)[0] for i in start]) \
         if len(start) else np.zeros((0, 4))
     share = lambda x, before: _mean(x, start - before, length + before)
-    ok = (share(good, warm) > .98) & (share(in_the_air(log), 0) > .95)
+    there = good if log.unsure is None else good | log.unsure # commands are known
+    ok = (share(there, warm) > .98) & (share(in_the_air(log), 0) > .95)
+    if log.unsure is not None: ok &= share(log.unsure, 0) < .7
     if ranges is not None:
         t = log.time[start]
         ok &= np.any([(t >= a) & (t + SECONDS <= b) for a, b in ranges], 0)
@@ -385,6 +393,15 @@ def cut_windows(log, start, warm, length, span, score, bias=None): # -> Windows
     if log.rate < 400: # slower than the controller: the command moves in between
         u = (u + log.motors[np.minimum(before + 1, len(log) - 1)]) / 2
     v = body_velocity(log)
+    known = None if log.unsure is None else known_spans(log.unsure[rows], span)
     return Windows(u, force, log.angular_velocity[rows] - rates, log.time[start],
                    1 / log.rate, span, serving(score), score,
+                   known, known,
                    climb=None if v is None else v[rows, 2])
+
+def known_spans(unsure, # (W, T) bool
+                span):  # samples; -> (W, T / span - 1) 0 or 1
+    "A row of the regression takes two neighbouring spans; both must be known"
+    bad = unsure.reshape(len(unsure), -1, span).any(-1)
+    return 1. - (bad[:, 1:] | bad[:, :-1])
+
