@@ -26,7 +26,7 @@ from .core.tracking import Metrics, training_log
 from .core.units import Unit, describe, doing
 from .drones import load_fleet, sample_fleet, with_conditions
 from .learn import apg, sac
-from .learn.student import kept_fleet
+from .learn.student import given_fleet, kept_fleet
 from .policy import ACTION_DIM, OBS_DIM, Teachers
 from .sim.l2f import Simulator
 from .sim.rollout import FlightStatistics, rollout
@@ -178,7 +178,7 @@ def summarise(rows: pd.DataFrame, # an evaluation by `sac.train`
 # %% ../nbs/03_pretrain.ipynb #c1406063
 def group_unit(folder, settings, drones, ids, k, device, check_cancelled):
     "What a worker does by analytic policy gradients"
-    settings, fleet = load_config(settings), load_fleet(folder/drones)
+    settings, fleet = load_config(settings), given_fleet(folder, drones)
     about = f'group {k}, update', settings.apg.num_updates, 0, check_cancelled
     metrics, log = training_log(folder/f'logs/pretrain/group-{k:03d}', *about)
     before = k * settings.apg.num_updates
@@ -188,7 +188,7 @@ def group_unit(folder, settings, drones, ids, k, device, check_cancelled):
 
 def teacher_unit(folder, settings, drones, ids, k, device, check_cancelled):
     "What a worker does by SAC: teacher k alone"
-    settings, fleet = load_config(settings), load_fleet(folder/drones)
+    settings, fleet = load_config(settings), given_fleet(folder, drones)
     steps = settings.training.steps_per_teacher
     about = f'teacher {ids[k]}, step', steps, 0, check_cancelled
     metrics, log = training_log(folder/f'sac/{ids[k]}/logs', *about)
