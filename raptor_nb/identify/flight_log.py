@@ -103,13 +103,15 @@ def tidy(time,             # (n,) s
     rows = rows[good]
     _check_length(time[rows], where)
     every = len(rows) == len(time) # an hour's rows are not copied without need
-    parts = {k: np.array(np.asarray(x) if every else np.asarray(x)[rows], np.float32)
+    parts = {k: np.asarray(np.asarray(x) if every else np.asarray(x)[rows], np.float32)
              for k, x in columns.items()}
     t = time[rows]
     counts |= gaps(t) | dict(rows=len(t), start=float(t[0]))
     for name in ('specific_force', 'angular_velocity'):
         bad = saturated(parts[name])
         counts[f'saturated_{name}'] = int(bad.sum())
+        if not bad.any(): continue
+        parts[name] = parts[name].copy() # the caller's stay as they are
         parts[name][bad] = np.nan
     sensed = [parts.pop(name) for name in SENSED]
     return FlightLog(t - t[0], *sensed, parts, counts, source or {})
