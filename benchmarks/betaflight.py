@@ -208,13 +208,14 @@ def wait_until_up(port=5761, patience=90.):
 
 def command_line(lines, port=5761, patience=30.):
     "Say these to the firmware's command line -> what it answered. Raises OSError"
-    with connect(port, patience) as link:
-        end = time.monotonic() + patience
-        while "CLI" not in (answer := ask(link, "#")):
-            if time.monotonic() > end: raise TimeoutError("the firmware has no command line")
-        with contextlib.suppress(ConnectionError):
-            for line in lines: answer += ask(link, line + "\n")
-    return answer
+    end = time.monotonic() + patience
+    while time.monotonic() < end:
+        with connect(port, patience) as link:
+            if "CLI" not in (answer := ask(link, "#")): continue   # it listened before it was ready: once more
+            with contextlib.suppress(ConnectionError):
+                for line in lines: answer += ask(link, line + "\n")
+            return answer
+    raise TimeoutError("the firmware has no command line")
 
 
 def configure(program, folder):

@@ -1,9 +1,10 @@
 """What a training survives: kills at random moments, full disks, truncated files, jumping clocks -> reports/scale/faults.json
 
-python benchmarks/faults.py [--moments 30] [--updates 200] [--parts kills,disks] [--output reports/scale]
+python benchmarks/faults.py [--moments 30] [--updates 200] [--parts kills,disks] [--engines local,dask,slurm] [--output reports/scale]
 
 A small direct training of two seeds, whole once, then disturbed. Each try is a process that is forked from this one and ends, or is
-ended by kill -9. Every update is counted, so that the work that is done again is a count and not a time."""
+ended by kill -9. Every update is counted, so that the work that is done again is a count and not a time. On Dask and SLURM (started
+on this machine, as root) that process is the driver, and what is killed is any of the processes that a training has there."""
 import argparse
 import hashlib
 import json
@@ -12,8 +13,10 @@ import random
 import re
 import signal
 import subprocess
+import sys
 import tempfile
 import time
+from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,12 +25,21 @@ import torch
 from raptor_nb import direct
 from raptor_nb.core.records import load_json, save_json
 from raptor_nb.core.tracking import tensorboard_writer
+from raptor_nb.core.units import unit_states
 from raptor_nb.drones import sample_fleet
 from raptor_nb.evaluation.acceptance import check
 from raptor_nb.policy import RaptorPolicy
 from raptor_nb.settings import load_config
 
 SEEDS = 42, 43
+TAG = "RAPTOR_FAULTS"  # in the environment of what a driver starts
+ROLES = {"distributed.Scheduler": "scheduler", "distributed.Nanny": "nanny", "spawn_main": "worker",  # by the command line
+         "srun\0": "srun", "slurm_script": "batch script", "submitit.core._submit": "job step"}
+
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+import slurm_here  # noqa: E402
+from scale import cluster  # noqa: E402
 
 
 def settings_for(updates, **more):
@@ -50,6 +62,7 @@ def counted(folder, original):
 def train(folder, notes, settings, jump):
     "What a try does, in a process of its own; what failed is written down"
     for n in (1, 2): os.dup2(os.open(os.devnull, os.O_WRONLY), n)
+    os.environ[TAG] = str(folder)
     real = time.time
     if jump: time.time = lambda: real() + jump
     direct.training_log = counted(notes, direct.training_log)
@@ -81,7 +94,7 @@ def same(a, b): return all(torch.equal(x[k], y[k]) for x, y in zip(a, b) for k i
 class Trial:
     "A training that is disturbed, beside one that was not"
     def __init__(self, args):
-        self.settings, self.rows = settings_for(args.updates), []
+        self.settings, self.rows, self.file = settings_for(args.updates), [], Path(args.output) / "faults.json"
         self.top = Path(tempfile.mkdtemp())
         self.notes = self.new("notes")
         tensorboard_writer(self.notes / "tensorboard", 0)  # imported once, before the forks
@@ -114,6 +127,12 @@ class Trial:
         self.rows.append(check(name, float(ok), "share", 1., note=note))
         print(f"{name}: {'yes' if ok == 1 else ok} {note}", flush=True)
 
+    def save(self):
+        "Beside the rows of other parts and engines"
+        new = {r["name"] for r in self.rows}
+        kept = [r for r in (load_json(self.file) if self.file.exists() else []) if r["name"] not in new]
+        save_json(self.file, kept + self.rows)
+
 
 def kills(trial, moments):
     "kill -9 at random moments, until as many have hit"
@@ -135,6 +154,102 @@ def kills(trial, moments):
     trial.add(f"bit-equal after kill -9, {hit} random moments", good / runs, f"{runs} trainings, 5 kills each or fewer")
     trial.rows.append(check("work repeated, mean of a kill", repeated / hit / trial.needed, "share",
                             note=f"{repeated} of {trial.needed} updates after {hit} kills; checkpoints every tenth of a training"))
+
+
+def logged(folder):
+    "Updates that were done on an engine, those that were done again too"
+    return sum(p.read_bytes().count(b"\n") for p in folder.glob("logs/direct/*/metrics.jsonl"))
+
+
+def started_for(folder):
+    "What a training runs on this machine beside its driver -> {role: process ids}"
+    found = {}
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            if f"{TAG}={folder}".encode() not in (path / "environ").read_bytes().split(b"\0"): continue
+            words = (path / "cmdline").read_bytes().decode(errors="replace")
+        except OSError: continue
+        role = next((role for mark, role in ROLES.items() if mark in words), None)
+        if role: found.setdefault(role, []).append(int(path.name))
+    return found
+
+
+def kill(pid):
+    "-> whether it was still there"
+    try: os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError: return False
+    return True
+
+
+def disturbed(driver, folder, seconds, most, killed, patience=600):
+    "kill -9 of anything at random moments until `most` have hit -> exit code of the driver, None: it does not end"
+    now, wait = time.monotonic, lambda: random.uniform(0, seconds)
+    due, late = now() + wait(), now() + patience
+    while now() < late:
+        pid, status = os.waitpid(driver, os.WNOHANG)
+        if pid: return os.waitstatus_to_exitcode(status)
+        if len(killed) < most and now() >= due:
+            found = started_for(folder) | {"driver": [driver]}
+            role = random.choice(sorted(found))
+            if kill(random.choice(found[role])): killed.append(role)
+            due = now() + wait()
+        time.sleep(.02)
+    kill(driver)
+    end(driver)
+
+
+def clear(folder, engine):
+    "Nothing of a training is left"
+    if engine == "slurm": subprocess.run(["scancel", "--user=root"], capture_output=True)  # of the SLURM that was started here
+    for pids in started_for(folder).values():
+        for pid in pids: kill(pid)
+
+
+def until_whole(trial, folder, settings, seconds, most):
+    "The same command until it ends well -> (roles that were killed, starts, sentences of drivers), None: it hung or never did"
+    killed, said = [], []
+    for starts in range(1, most + 4):
+        code = disturbed(start(folder, trial.notes, settings), folder, seconds, most, killed)
+        if code is None: break
+        if code == 0: return killed, starts, said
+        if code != -signal.SIGKILL: said.append(trial.said())
+
+
+def engine_kills(trial, engine, moments, each=3):
+    "Like `kills`, of driver, workers and whatever else an engine has running"
+    settings = load_config(trial.settings, **{"scale.engine": engine, "scale.workers": 2, "scale.memory": 1.})
+    whole, began = trial.new(f"{engine}-whole"), time.monotonic()
+    assert trial.go(whole, settings) == 0, trial.said()
+    seconds, needed = time.monotonic() - began, logged(whole)
+    assert same(students(whole), trial.whole)
+    print(f"{engine}: {needed} updates, {seconds:.1f} s undisturbed", flush=True)
+    random.seed(1)
+    roles, good, runs, starts, repeated, tries, said = Counter(), 0, 0, 0, 0, 0, []
+    while roles.total() < moments:
+        folder = trial.new(f"{engine}-{runs}")
+        ended = until_whole(trial, folder, settings, seconds, min(each, moments - roles.total()))
+        clear(folder, engine)
+        runs += 1
+        if not ended: print(f"{folder} has no students", unit_states(folder).to_string(), sep="\n", flush=True); break
+        good += same(students(folder), trial.whole)
+        roles, starts, said = roles + Counter(ended[0]), starts + ended[1], said + ended[2]
+        repeated, tries = repeated + logged(folder) - needed, tries + int(unit_states(folder).tries.sum())
+        print(f"{engine} {runs}: killed {', '.join(ended[0])}; {ended[1]} starts {ended[2]}", flush=True)
+    hit, what = roles.total(), ", ".join(f"{n} {role}" for role, n in roles.most_common())
+    trial.add(f"{engine}: bit-equal after kill -9, {hit} random moments", good / runs,
+              f"{runs} trainings, {starts} starts of the driver, {each} kills each or fewer: {what}")
+    trial.rows.append(check(f"{engine}: work repeated, mean of a kill", repeated / hit / needed, "share",
+                            note=f"{repeated} of {needed} updates after {hit} kills; {tries} tries with a reason kept"))
+    if said: trial.add(f"{engine}: a driver that ends without a result says one sentence",
+                       sum(map(one_sentence, said)) / len(said), f"{len(said)} times: {said[-1]}")
+
+
+def all_kills(trial, args):
+    for engine in args.engines.split(","):
+        if engine == "local": kills(trial, args.moments); continue
+        if engine == "slurm" and slurm_here.missing(): print(slurm_here.missing()); continue
+        with cluster(engine, trial.top): engine_kills(trial, engine, args.engine_moments)
+        trial.save()
 
 
 @contextmanager
@@ -229,6 +344,8 @@ def other_settings(trial, updates):
 def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("--moments", type=int, default=30)
+    p.add_argument("--engine-moments", type=int, default=10, help="as --moments, on Dask and on SLURM")
+    p.add_argument("--engines", default="local,dask,slurm", help="of the part kills")
     p.add_argument("--updates", type=int, default=200)
     p.add_argument("--parts", default="kills,disks,two,truncated,clock,settings", help="the others' rows are kept")
     p.add_argument("--output", default="reports/scale")
@@ -236,14 +353,12 @@ def main():
     torch.set_num_threads(1)
     trial = Trial(args)
     print(f"{trial.needed} updates, {trial.seconds:.1f} s undisturbed", flush=True)
-    parts = dict(kills=lambda: kills(trial, args.moments), disks=lambda: (full_disks(trial), read_only(trial)),
+    parts = dict(kills=lambda: all_kills(trial, args), disks=lambda: (full_disks(trial), read_only(trial)),
                  two=lambda: two_runs(trial), truncated=lambda: truncated(trial), clock=lambda: clock(trial),
                  settings=lambda: other_settings(trial, args.updates))
     for name, part in parts.items():
         if name in args.parts.split(",") and (name != "disks" or os.geteuid() == 0): part()
-    file, new = Path(args.output) / "faults.json", {r["name"] for r in trial.rows}
-    kept = [r for r in (load_json(file) if file.exists() else []) if r["name"] not in new]
-    save_json(file, kept + trial.rows)
+        trial.save()
 
 
 if __name__ == "__main__": main()

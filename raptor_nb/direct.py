@@ -18,8 +18,8 @@ from .core.tracking import training_log
 from .core.units import Unit
 from .drones import load_fleet, sample_split
 from .learn import direct
-from .learn.student import extra_drones, init_student, kept_fleet
-from .learn.student import validation_drones
+from .learn.student import extra_drones, given_fleet, init_student
+from .learn.student import kept_fleet, validation_drones
 from .policy import RaptorPolicy, load_policy
 from .settings import Settings, load_config
 
@@ -168,7 +168,7 @@ def train_students(settings: Settings, drones: list, output_dir, device='cpu',
 
 def train_unit(folder, settings, drones, device, mark, start, check_cancelled):
     "What a worker does"
-    train_student(load_config(settings), load_fleet(folder/drones), folder, device,
+    train_student(load_config(settings), given_fleet(folder, drones), folder, device,
                   mark, start, check_cancelled)
 
 # %% ../nbs/03_direct.ipynb #dd3014a2

@@ -17,7 +17,8 @@ from .core.tracking import Metrics, training_log
 from .core.units import Unit
 from .drones import load_fleet
 from .learn import dagger, direct, published
-from .learn.student import extra_drones, kept_fleet, kept_teachers
+from .learn.student import extra_drones, given_fleet
+from .learn.student import kept_fleet, kept_teachers
 from .learn.student import validation_drones
 from .policy import RaptorPolicy, Teachers
 
@@ -121,7 +122,7 @@ def train_students(settings: Settings,
 def train_unit(folder, settings, teachers, drones, device, mark, check_cancelled):
     "What a worker does"
     train_student(load_config(settings), Teachers.load(folder/teachers),
-                  load_fleet(folder/drones), folder, device, mark, check_cancelled)
+                  given_fleet(folder, drones), folder, device, mark, check_cancelled)
 
 # %% ../nbs/04_distill.ipynb #b2783005
 def plot_learning(metrics: pd.DataFrame, # columns step, loss, validation_return

@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['parameter_changes', 'choose_ids', 'choose_drones', 'without_force', 'evaluate_teachers', 'init_teachers',
-           'group_name', 'train_group', 'train_in_groups', 'summarise', 'group_unit', 'teacher_unit', 'spread_teachers',
-           'train_teachers']
+           'group_name', 'train_group', 'train_in_groups', 'summarise', 'group_unit', 'teacher_unit', 'teacher_units',
+           'spread_teachers', 'train_stack', 'train_teachers']
 
 # %% ../nbs/03_pretrain.ipynb #4e2aa5c2
 import hashlib
 import json
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import numpy as np
@@ -23,10 +23,10 @@ from .core.records import Checkpoints, RecordError, load_table, plain, run_lock
 from .core.records import save_table
 from .core.scale import run_units
 from .core.tracking import Metrics, training_log
-from .core.units import Unit
+from .core.units import Unit, describe, doing
 from .drones import load_fleet, sample_fleet, with_conditions
 from .learn import apg, sac
-from .learn.student import kept_fleet
+from .learn.student import given_fleet, kept_fleet
 from .policy import ACTION_DIM, OBS_DIM, Teachers
 from .sim.l2f import Simulator
 from .sim.rollout import FlightStatistics, rollout
@@ -158,11 +158,14 @@ def train_in_groups(settings: Settings,
                     device='cpu',
                     folder=None,   # for groups and checkpoints; None: nothing is kept
                     log=None,      # called with (update of all groups, {name: number})
+                    places=None,   # of the groups' units, which say how far they are
                    ) -> Teachers:
     "A teacher for every drone by analytic policy gradients"
+    def group(k):
+        with doing(places[k]) if places else nullcontext():
+            return train_group(settings, drones, ids, k, folder, device, log)
     groups = range(-(-len(drones) // settings.apg.group))
-    parts = [train_group(settings, drones, ids, k, folder, device, log) for k in groups]
-    return Teachers.concat(parts)
+    return Teachers.concat([group(k) for k in groups])
 
 # %% ../nbs/03_pretrain.ipynb #18408afa
 def summarise(rows: pd.DataFrame, # an evaluation by `sac.train`
@@ -175,7 +178,7 @@ def summarise(rows: pd.DataFrame, # an evaluation by `sac.train`
 # %% ../nbs/03_pretrain.ipynb #c1406063
 def group_unit(folder, settings, drones, ids, k, device, check_cancelled):
     "What a worker does by analytic policy gradients"
-    settings, fleet = load_config(settings), load_fleet(folder/drones)
+    settings, fleet = load_config(settings), given_fleet(folder, drones)
     about = f'group {k}, update', settings.apg.num_updates, 0, check_cancelled
     metrics, log = training_log(folder/f'logs/pretrain/group-{k:03d}', *about)
     before = k * settings.apg.num_updates
@@ -185,7 +188,7 @@ def group_unit(folder, settings, drones, ids, k, device, check_cancelled):
 
 def teacher_unit(folder, settings, drones, ids, k, device, check_cancelled):
     "What a worker does by SAC: teacher k alone"
-    settings, fleet = load_config(settings), load_fleet(folder/drones)
+    settings, fleet = load_config(settings), given_fleet(folder, drones)
     steps = settings.training.steps_per_teacher
     about = f'teacher {ids[k]}, step', steps, 0, check_cancelled
     metrics, log = training_log(folder/f'sac/{ids[k]}/logs', *about)
@@ -194,8 +197,8 @@ def teacher_unit(folder, settings, drones, ids, k, device, check_cancelled):
                   lambda step, rows: log(step, summarise(rows)), ids=[ids[k]])
 
 # %% ../nbs/03_pretrain.ipynb #508d1095
-def spread_teachers(settings, drones, ids, output_dir, device, log):
-    "As `train_teachers`, by workers of a cluster. Raises ScaleError"
+def teacher_units(settings, drones, ids, output_dir, device) -> list:
+    "The groups, or the teachers by SAC. Raises WriteError"
     sac_road = settings.training.algorithm == 'sac'
     if sac_road: leaves = [f'sac/{i}/teachers.safetensors' for i in ids]
     else:
@@ -205,16 +208,22 @@ def spread_teachers(settings, drones, ids, output_dir, device, log):
     given = dict(settings=settings.of_results(), drones=kept_fleet(drones, output_dir),
                  ids=list(ids), device=str(device))
     name = 'teacher' if sac_road else 'group'
-    units = [Unit(f'{name}-{k:04d}', f'raptor_nb.pretrain:{name}_unit',
-                  given | dict(k=k), (leaf,)) for k, leaf in enumerate(leaves)]
+    return [Unit(f'{name}-{k:04d}', f'raptor_nb.pretrain:{name}_unit',
+                 given | dict(k=k), (leaf,)) for k, leaf in enumerate(leaves)]
+
+def spread_teachers(settings, drones, ids, output_dir, device, log):
+    "As `train_teachers`, by workers of a cluster. Raises ScaleError"
+    units = teacher_units(settings, drones, ids, output_dir, device)
     run_units(units, output_dir, settings.scale)
-    (_tell_teachers if sac_road else _tell_groups)(settings, ids, output_dir, log)
-    return Teachers.concat([Teachers.load(output_dir/leaf) for leaf in leaves])
+    tell = _tell_teachers if settings.training.algorithm == 'sac' else _tell_groups
+    tell(settings, ids, output_dir, log)
+    return Teachers.concat([Teachers.load(output_dir/u.leaves[0]) for u in units])
 
 def _tell_groups(settings, ids, output_dir, log):
     "The groups' curves, one after the other"
     if not log: return
-    for k, folder in enumerate(sorted(output_dir.glob('logs/pretrain/group-*'))):
+    for folder in sorted(output_dir.glob('logs/pretrain/group-*')):
+        k = int(folder.name.partition('-')[2]) # one trained on this machine has none
         rows = Metrics(folder, tensorboard=False).frame()
         for row in rows.to_dict('records'):
             update = int(row.pop('step')) + k * settings.apg.num_updates
@@ -226,6 +235,18 @@ def _tell_teachers(settings, ids, output_dir, log):
     save_table(output_dir/'sac/curve.csv', curve)
     if not log: return
     for step, rows in curve.groupby('step'): log(int(step), summarise(rows))
+
+# %% ../nbs/03_pretrain.ipynb #cb4f5781
+def train_stack(settings, drones, ids, output_dir, log):
+    "As `train_teachers`, by SAC on this machine. Raises ValueError, OSError"
+    given = dict(settings=settings.of_results(), ids=list(ids),
+                 drones=kept_fleet(drones, output_dir))
+    unit = Unit('teachers', 'raptor_nb.pretrain:train_teachers', given,
+                ('sac/teachers.safetensors',))
+    log_rows = log and (lambda step, rows: log(step, summarise(rows)))
+    steps, folder = settings.training.steps_per_teacher, output_dir/'sac'
+    with doing(describe(unit, output_dir)):
+        return sac.train(settings, drones, steps, folder, log_rows, ids=ids)[0]
 
 # %% ../nbs/03_pretrain.ipynb #cee303aa
 def train_teachers(settings: Settings,
@@ -240,8 +261,8 @@ def train_teachers(settings: Settings,
     with run_lock(kept):
         if settings.scale.engine != 'local':
             return spread_teachers(settings, drones, ids, output_dir, device, log)
-        if settings.training.algorithm == 'apg':
-            return train_in_groups(settings, drones, ids, device, kept, log)
-        log_rows = log and (lambda step, rows: log(step, summarise(rows)))
-        steps, folder = settings.training.steps_per_teacher, output_dir/'sac'
-        return sac.train(settings, drones, steps, folder, log_rows, ids=ids)[0]
+        if settings.training.algorithm == 'sac':
+            return train_stack(settings, drones, ids, output_dir, log)
+        units = teacher_units(settings, drones, ids, output_dir, device)
+        places = [describe(unit, output_dir) for unit in units]
+        return train_in_groups(settings, drones, ids, device, kept, log, places)

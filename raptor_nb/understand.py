@@ -18,7 +18,7 @@ from .core.parallel import run_concurrently
 from .core.records import finished, load_table, save_table, write_manifest
 from .core.scale import run_units
 from .core.units import Unit
-from .drones import load_fleet, sample_split, with_conditions
+from .drones import sample_split, with_conditions
 from .evaluation.ablation import CachedTraining, ablated_settings
 from .evaluation.ablation import ablation_checks, fly_under
 from .evaluation.ablation import plot_ablation_study, plot_scaling_study
@@ -30,7 +30,7 @@ from .evaluation.probing import plot_probing, plot_thrust_to_weight
 from .evaluation.probing import probing_checks, probing_study
 from .evaluation.specialists import load_teachers
 from .learn import dagger
-from .learn.student import kept_fleet, kept_teachers
+from .learn.student import given_fleet, kept_fleet, kept_teachers
 from .policy import EvaluationError, RaptorPolicy, Teachers
 from .settings import Settings, load_config
 from .sim.conditions import check_apart, conditions
@@ -142,7 +142,7 @@ def student_unit(folder, settings, name, teachers, drones, validation, device,
                  check_cancelled):
     "What a worker does"
     stack, fleets = Teachers.load(folder/teachers), (drones, validation)
-    training = CachedTraining(folder, stack, *[load_fleet(folder/f) for f in fleets],
+    training = CachedTraining(folder, stack, *[given_fleet(folder, f) for f in fleets],
                               device)
     training.student(name, load_config(settings), lambda *_: check_cancelled())
 

@@ -238,13 +238,15 @@ def test_a_long_log_is_taken_piece_by_piece(flight, found, monkeypatch):
     known, log = flight
     whole, good = resample(log)
     parts = list(flight_log.pieces(log, seconds=10.))
-    assert len(parts) == round(log.seconds / 10) and max(len(p) for p, _ in parts) < 1.2 * 10 * log.rate
+    assert len(parts) == round(log.seconds / 10)
+    assert max(len(p) for p, _ in parts) < 1.2 * 10 * log.rate
     even = np.concatenate([p.time for p, _ in parts])
     assert (np.diff(even) > 0).all() and abs(len(even) - len(whole)) <= 2 * len(parts)
     part, _ = parts[2]
     near = np.interp(part.time, whole.time, whole.specific_force[:, 2])
+    # other even times of the same noisy log
     off = np.abs(near - part.specific_force[:, 2])[50:-50]
-    assert np.median(off) < .2 * whole.specific_force[:, 2].std()   # other even times of the same noisy log
+    assert np.median(off) < .2 * whole.specific_force[:, 2].std()
     monkeypatch.setattr(flight_log.pieces, "__defaults__", (0., 10.))
     again = identify(log, known.drone.mass, known.geometry, Search(samples=40))
     assert len(again.windows) <= Search().windows

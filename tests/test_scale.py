@@ -1,5 +1,6 @@
 "Units of work on three engines: the same weights, whoever is killed meanwhile"
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -20,6 +21,7 @@ from raptor_nb.core import scale as S
 from raptor_nb.core import units as U
 from raptor_nb.core.records import load_json, save_json
 from raptor_nb.core.scale import Driver, Scale, ScaleError, run_units
+from raptor_nb.core.tracking import Live
 from raptor_nb.core.units import Unit, describe, is_done, unit_states, work
 from raptor_nb.drones import load_fleet, sample_fleet
 from raptor_nb.evaluation.ablation import CachedTraining
@@ -200,6 +202,18 @@ def test_locally_a_failure_is_the_exception_itself(tmp_path):
         run_units([counting("a", fail=["ValueError"])], tmp_path)
 
 
+def test_a_dask_worker_of_this_machine_that_is_gone_is_started_again():
+    class Process: returncode = None
+    class Dead: returncode = -9
+    def worker(process): return type("Worker", (), dict(process=process))()
+    class Cluster:
+        worker_spec, workers, asked = {0: {}, 1: {}}, {0: worker(Dead), 1: worker(Process)}, []
+        def scale(self, n): self.asked.append(n)
+    cluster = Cluster()
+    for _ in range(2): S._replace_dead(cluster)
+    assert list(cluster.workers) == [1] and cluster.asked == [2]
+
+
 def test_without_slurm_there_is_one_sentence(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(ScaleError, match="there is no SLURM on this machine"):
@@ -239,18 +253,58 @@ def spread(monkeypatch):
     monkeypatch.setattr(S, "open_engine", lambda how, folder: Closing())
 
 
+SHORT = {"apg.num_updates": 3, "apg.horizon": 10, "apg.num_envs": 4, "apg.group": 2,
+         "training.steps_per_teacher": 400, "training.eval_frequency": 200, "sac.learning_starts": 100,
+         "training.checkpoint_frequency": 200, "training.device": "cpu"}
+
+
 @pytest.mark.parametrize("algorithm", ["apg", "sac"])
 def test_teachers_of_units_are_those_of_one_run(algorithm, spread, tmp_path):
-    short = {"training.algorithm": algorithm, "apg.num_updates": 3, "apg.horizon": 10,
-             "apg.num_envs": 4, "apg.group": 2, "training.steps_per_teacher": 400,
-             "training.eval_frequency": 200, "sac.learning_starts": 100,
-             "training.checkpoint_frequency": 200, "training.device": "cpu"}
-    base, fleet, told = load_config(**short), sample_fleet(3), []
+    base, fleet, told = load_config(**SHORT | {"training.algorithm": algorithm}), sample_fleet(3), []
     whole = pretrain.train_teachers(base, fleet, [0, 1, 2], tmp_path / "whole")
     on_cluster = load_config(base, **{"scale.engine": "dask"})
     made = pretrain.train_teachers(on_cluster, fleet, [0, 1, 2], tmp_path / "spread",
                                    lambda step, numbers: told.append(step))
     assert same(whole, made) and made.ids == whole.ids and len(told) > 1
+
+
+@pytest.mark.parametrize("algorithm, before, last", [("apg", ["done"], 6), ("sac", [], 400)])
+def test_teachers_of_this_machine_are_in_the_table_too(algorithm, before, last, tmp_path):
+    settings, fleet = load_config(**SHORT | {"training.algorithm": algorithm}), sample_fleet(3)
+    def train(folder, log=None):
+        return pretrain.train_teachers(settings, fleet, [0, 1, 2], tmp_path / folder, log)
+    def states(): return run_status(tmp_path / "a").state.tolist()
+    whole = train("whole")
+    for error, state in (OSError("no room"), "failed"), (KeyboardInterrupt(), "stopped"):
+        def log(step, numbers):
+            if step < last: return
+            Live().update(f"step {step}")
+            assert states() == [*before, "running"]
+            assert run_status(tmp_path / "a").said.iloc[-1] == f"step {step}"
+            raise error
+        with pytest.raises(type(error)): train("a", log)
+        assert states() == [*before, state]
+        if state == "failed": assert run_status(tmp_path / "a").said.iloc[-1] == "OSError: no room"
+    assert same(train("a"), whole) and states() == [*before, "done"]
+    files = {f.name for f in (tmp_path / "a/checkpoints/pretrain").glob("*.safetensors")}
+    assert files == {f.name for f in (tmp_path / "whole/checkpoints/pretrain").glob("*.safetensors")}
+    shutil.rmtree(tmp_path / "a/units") # a run of before there were any
+    told = []
+    assert same(train("a", lambda step, numbers: told.append(step)), whole)
+    assert not told and states() == [*before, "done"]
+
+
+def test_groups_of_this_machine_and_of_a_cluster_are_the_same_units(spread, tmp_path):
+    settings, fleet, told = load_config(**SHORT | {"training.algorithm": "apg"}), sample_fleet(3), []
+    def stop(step, numbers):
+        if step == 6: raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt): pretrain.train_teachers(settings, fleet, [0, 1, 2], tmp_path, stop)
+    on_cluster = load_config(settings, **{"scale.engine": "dask"})
+    log = lambda step, numbers: told.append(step)
+    made = pretrain.train_teachers(on_cluster, fleet, [0, 1, 2], tmp_path, log)
+    assert same(made, pretrain.train_teachers(settings, fleet, [0, 1, 2], tmp_path))
+    assert unit_states(tmp_path).state.tolist() == ["done"] * 2
+    assert told and min(told) > 3, "the second group's curve is that of the second group"
 
 
 def test_flights_of_units_are_those_of_one_run(spread, tmp_path):
@@ -340,6 +394,22 @@ def test_a_dask_cluster_whose_workers_are_killed_gives_the_same_students(alone, 
         made = direct.train_students(settings_of("dask"), sample_fleet(3), tmp_path)
     assert killed == [2]
     assert all(same(made[n], alone[n]) for n in alone)
+
+
+@pytest.mark.slow
+def test_dask_without_any_worker_left_goes_on(tmp_path):
+    pytest.importorskip("distributed")
+    engine, place = S.Dask(Scale(engine="dask", workers=1)), describe(counting("a"), tmp_path)
+    try:
+        engine.client.run(lambda: None)
+        os.kill(engine.cluster.workers[0].process.pid, signal.SIGKILL)
+        engine.submit([place])
+        end = time.monotonic() + 120
+        while not is_done(place) and time.monotonic() < end:
+            engine.alive()
+            time.sleep(.2)
+        assert is_done(place)
+    finally: engine.close([])
 
 
 @pytest.mark.slow

@@ -64,8 +64,9 @@ class Dask:
         try:
             if not address: self.cluster = address = _processes(how)
             self.client = distributed.Client(address, timeout=20)
-        except (OSError, ValueError) as e:
-            raise ScaleError(f"no Dask scheduler answers at '{address}': "
+        except (OSError, ValueError, RuntimeError) as e: # the last: it does not start
+            where = f"at '{address}'" if address else 'on this machine'
+            raise ScaleError(f"no Dask scheduler answers {where}: "
                              f"{str(e).splitlines()[0]}") from None
 
 def _processes(how): # -> a cluster on this machine, which ends soon after its driver
@@ -84,11 +85,19 @@ def submit(self: Dask, places):
     self.futures |= {future.key: future for future in made}
     return [future.key for future in made]
 
+def _replace_dead(cluster): # whoever ended a worker ended its nanny too
+    "Start workers of this machine again whose processes are gone"
+    dead = [n for n, w in cluster.workers.items()
+            if w.process and w.process.returncode is not None]
+    for n in dead: del cluster.workers[n]
+    if dead: cluster.scale(len(cluster.worker_spec))
+
 @patch
 def alive(self: Dask):
     if self.client.status != 'running':
         raise ScaleError("the Dask scheduler has gone; the same command goes on "
                          "where there is one again")
+    if self.cluster: _replace_dead(self.cluster)
     return {k: f.status for k, f in self.futures.items() if f.status == 'pending'}
 
 @patch

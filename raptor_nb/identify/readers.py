@@ -169,7 +169,8 @@ def read_crazyflie(path, progress=None): # -> FlightLog
         raise LogError(f"'{path.name}' has no {name}; log acc, gyro and motor.m1 to m4 "
                        "(see the guide)")
     scale = dict(specific_force=9.81, angular_velocity=np.pi / 180, motors=1 / 65535)
-    get = lambda k: np.stack([rows[n] * np.float32(scale[k]) for n in SD_NAMES[k]], 1)
+    column = lambda n, k: (rows[n] * np.float32(scale[k])).astype(np.float32)
+    get = lambda k: np.stack([column(n, k) for n in SD_NAMES[k]], 1)
     columns = {k: get(k) for k in SD_NAMES}
     seconds = rows['time'].astype(float) * (1e-6 if version == 2 else 1e-3)
     if progress: progress(1.)

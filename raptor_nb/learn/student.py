@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['CENTIMETRE', 'FLEETS', 'FlightRandomization', 'Validation', 'sample_disturbances', 'disturbance_force',
            'sampling_probabilities', 'out_of_distribution', 'extra_drones', 'validation_drones', 'init_student',
-           'flight_scores', 'score', 'BestStudent', 'selection_score', 'score_students', 'kept_fleet', 'kept_teachers']
+           'flight_scores', 'score', 'BestStudent', 'selection_score', 'score_students', 'kept_fleet', 'given_fleet',
+           'kept_teachers']
 
 # %% ../../nbs/learn/student.ipynb #83a4c53b
 import hashlib
@@ -19,8 +20,8 @@ import pandas as pd
 import torch
 
 from ..core.config import Count, NonNegative, Share, section
-from ..drones import sample_fleet, sample_split, save_fleet, scale_drone
-from ..drones import with_conditions
+from ..drones import load_fleet, sample_fleet, sample_split, save_fleet
+from ..drones import scale_drone, with_conditions
 from .engines import env_step
 from ..policy import RaptorPolicy, Teachers
 from ..sim import physics
@@ -221,12 +222,21 @@ def score_students(students: dict, # seed -> RaptorPolicy
     return pd.concat(scores, axis=1).assign(selection_score=selection_score(scores))
 
 # %% ../../nbs/learn/student.ipynb #aaaaa372
+_recent = {} # name of a file: what this process wrote there
+
 def kept_fleet(drones: list, folder) -> str: # the file, relative to the run's folder
     "Drones for a unit of work. Raises WriteError"
     text = '\n'.join(d.to_json() for d in drones)
     name = f'units/inputs/{hashlib.sha256(text.encode()).hexdigest()[:12]}.json'
     save_fleet(drones, Path(folder)/name)
+    _recent[name] = list(drones)
+    for old in list(_recent)[:-4]: _recent.pop(old, None)
     return name
+
+def given_fleet(folder, name) -> list: # of Drones, as `kept_fleet` left them
+    "Without reading where this process wrote them: thousands take seconds"
+    fleet = _recent.get(name)
+    return load_fleet(Path(folder)/name) if fleet is None else list(fleet)
 
 def kept_teachers(teachers: Teachers, folder) -> str: # likewise
     "Teachers for a unit of work. Raises WriteError"
