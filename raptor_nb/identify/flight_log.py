@@ -55,14 +55,17 @@ class FlightLog:
 def ordered(time, # (n,) s as in the file
            ):     # indices of the rows that stay, in order; counts
     "Rows in the order of time, each time once"
+    counts = dict(without_time=0, out_of_order=0, doubled=0)
+    if (time[1:] > time[:-1]).all() and np.isfinite(time[:1]).all() and \
+            np.isfinite(time[-1:]).all(): return np.arange(len(time)), counts
     finite = np.flatnonzero(np.isfinite(time))
     t = time[finite]
     late = int((t < np.maximum.accumulate(t)).sum()) if len(t) else 0
     if late: finite = finite[np.argsort(t, kind='stable')]
     t = time[finite]
     new = np.r_[True, np.diff(t) > 0] if len(t) else np.zeros(0, bool)
-    counts = dict(without_time=len(time) - len(t), out_of_order=late,
-                  doubled=int((~new).sum()))
+    counts |= dict(without_time=len(time) - len(t), out_of_order=late,
+                   doubled=int((~new).sum()))
     return finite[new], counts
 
 # %% ../../nbs/identify/flight_log.ipynb #1cf1eb78
@@ -91,9 +94,11 @@ def gaps(time, # (n,) s, rising
         ):     # dict: rate 1/s, lost rows, longest gap s
     "What a log at an even rate would have had"
     step = np.diff(time)
-    usual = float(np.median(step))
-    lost = np.maximum(np.round(step / usual) - 1, 0)
-    return dict(rate=1 / usual, lost=int(lost.sum()), longest_gap=float(step.max()))
+    usual, longest = float(np.median(step)), float(step.max())
+    step /= usual
+    rows = np.round(step, out=step)
+    lost = int((rows[rows > 1] - 1).sum())
+    return dict(rate=1 / usual, lost=lost, longest_gap=longest)
 
 # %% ../../nbs/identify/flight_log.ipynb #6ab63a0e
 def tidy(time,             # (n,) s
@@ -109,17 +114,18 @@ def tidy(time,             # (n,) s
     good = np.ones(len(rows), bool)
     for name in SENSED: good &= np.isfinite(columns[name]).all(1)[rows]
     counts['not_a_number'] = int((~good).sum())
-    rows = rows[good]
-    _check_length(time[rows], where)
-    every = len(rows) == len(time) # an hour's rows are not copied without need
-    parts = {k: np.array(np.asarray(x) if every else np.asarray(x)[rows], np.float32)
-             for k, x in columns.items()}
+    if not good.all(): rows = rows[good]
+    if len(rows) == len(time): rows = slice(None) # an hour is not copied without need
     t = time[rows]
+    _check_length(t, where)
+    parts = {k: np.asarray(np.asarray(x)[rows], np.float32) for k, x in columns.items()}
     counts |= gaps(t) | dict(rows=len(t), start=float(t[0]))
     for name in ('specific_force', 'angular_velocity'):
         bad = saturated(parts[name])
         counts[f'saturated_{name}'] = int(bad.sum())
-        if bad.any(): parts[name][saturated(parts[name], NEAR_END)] = np.nan
+        if not bad.any(): continue
+        parts[name] = parts[name].copy() # the caller's stay as they are
+        parts[name][saturated(parts[name], NEAR_END)] = np.nan
     sensed = [parts.pop(name) for name in SENSED]
     return FlightLog(t - t[0], *sensed, parts, counts, source or {})
 

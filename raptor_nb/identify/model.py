@@ -335,7 +335,8 @@ def choose(log,     # FlightLog at an even rate
           ):        # Windows
     "The windows that move most, of those without gaps and in the air. Raises LogError"
     span = max(round(SPAN * log.rate), 1)
-    length, warm = int(SECONDS * log.rate) // span * span, int(WARM * log.rate)
+    rate = log.rate + 1e-4 # of times that are rounded
+    length, warm = int(SECONDS * rate) // span * span, int(WARM * rate)
     start = np.arange(warm, len(log) - length, length // 2 // span * span)
     score = np.stack([excitation(log.motors[i:i + length], length)[0] for i in start]) \
         if len(start) else np.zeros((0, 4))
