@@ -74,8 +74,8 @@ class Unit:
 SECTIONS = ('training', 'apg', 'direct', 'student', 'environment',
             'domain_randomization', 'flight_randomization')
 
-LATER = {'long_horizon': 0, 'keep_last': False,
-         'weight_decay': 0.} # settings that came after some units
+LATER = {'long_horizon': 0, 'keep_last': False, 'weight_decay': 0.,
+         'ood_thrust_to_weight': 12., 'ood_rotor_lag': .6} # came after some units
 
 def _as_it_was(values): # a section of settings, without what is as it was before
     if not isinstance(values, dict): return values
