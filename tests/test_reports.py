@@ -60,7 +60,8 @@ def test_what_another_program_left_in_a_report_stays(clone):
     report.mkdir(parents=True)
     for name in ("verdict.json", "index.html"): (report / name).write_text("[]")
     reports.main(["paper"])
-    assert files("reports/paper") == {"verdict.json", "index.html", "lead.json", "figures/lead.png"}
+    assert files("reports/paper") == {"verdict.json", "index.html", "lead.json",
+                                      "figures/lead.png"}
 
 
 @pytest.mark.parametrize("name, happens, sentence", [
