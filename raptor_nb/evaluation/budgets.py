@@ -74,8 +74,8 @@ class Unit:
 SECTIONS = ('training', 'apg', 'direct', 'student', 'environment',
             'domain_randomization', 'flight_randomization')
 
-LATER = {'long_horizon': 0, 'keep_last': False,
-         'weight_decay': 0.} # settings that came after some units
+LATER = {'long_horizon': 0, 'keep_last': False, 'weight_decay': 0.,
+         'ood_thrust_to_weight': 12., 'ood_rotor_lag': .6} # came after some units
 
 def _as_it_was(values): # a section of settings, without what is as it was before
     if not isinstance(values, dict): return values
@@ -98,7 +98,8 @@ def training_fleet(settings: Settings) -> list: # of Drones
     "Those that teachers would have, further ones, and some out of distribution"
     how, of = settings.direct, settings.domain_randomization
     counts = how.num_drones, how.extra_train_drones, how.ood_train_drones
-    key = counts, how.ood_thrust_to_weight, str(asdict(of))
+    ranges = how.ood_thrust_to_weight, how.ood_rotor_lag
+    key = counts, ranges, str(asdict(of))
     with _sampling:
         if key not in _fleets:
             own = sample_split('train', how.num_drones, of, of.seed)

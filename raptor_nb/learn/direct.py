@@ -52,7 +52,8 @@ class Direct:
                                             # torque-to-inertia
     extra_train_drones: Natural = 3500      # further ones to fly ...
     ood_train_drones: Natural = 1000        # ... and out of distribution, with a
-    ood_thrust_to_weight: Positive = 12.    # thrust-to-weight up to this
+    ood_thrust_to_weight: Positive = 12.    # thrust-to-weight up to this and rotor
+    ood_rotor_lag: Share = 0.6              # lags from this factor up
     huber_delta: Positive = 0.005           # m, as in `APG`
     precision_weight: NonNegative = 1.      # as in `APG`
     velocity_barrier: NonNegative = 2.5     # m/s, as in `APG`

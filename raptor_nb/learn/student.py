@@ -96,13 +96,14 @@ def sampling_probabilities(drones: list, # D drones
 def out_of_distribution(drone,
                         rng,      # random.Random
                         most=12., # thrust-to-weight
+                        quick=.6, # least factor of the rotors' lag
                        ):         # Drone
     "More thrust for its weight, quicker rotors, arms up to 1.8 times as long"
     up = max(1., most / drone.thrust_to_weight)
     lag = drone.dynamics.rotor_time_constants_rising[0]
     return scale_drone(
         drone, thrust_to_weight=drone.thrust_to_weight * up ** rng.random(),
-        rotor_lag=lag * rng.uniform(.6, 1),
+        rotor_lag=lag * rng.uniform(quick, 1),
         arm_length=drone.arm_length * rng.uniform(1, 1.8))
 
 # %% ../../nbs/learn/student.ipynb #e51a2a6d
@@ -113,8 +114,8 @@ def extra_drones(settings,
     of, rng = settings.domain_randomization, random.Random(0)
     within = sample_split('extra_train', how.extra_train_drones, of, of.seed)
     beyond = sample_split('ood_train', how.ood_train_drones, of, of.seed)
-    most = how.ood_thrust_to_weight
-    return within + [out_of_distribution(d, rng, most) for d in beyond]
+    how = how.ood_thrust_to_weight, how.ood_rotor_lag
+    return within + [out_of_distribution(d, rng, *how) for d in beyond]
 
 def validation_drones(settings, # of the run
                       split='validation', # or 'selection', 'ood_selection'
