@@ -51,6 +51,19 @@ def no_rows(): Path("runs/quick/report/verdict.json").unlink()
 def nothing(): pass
 
 
+def test_what_another_program_left_in_a_report_stays(clone):
+    for path, text in {"reports/paper/lead.json": "[]", "reports/paper/figures/lead.png": "x",
+                       "reports/paper/gone.json": "[]"}.items():
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Path(path).write_text(text)
+    report = Path("runs/paper/report_paper")
+    report.mkdir(parents=True)
+    for name in ("verdict.json", "index.html"): (report / name).write_text("[]")
+    reports.main(["paper"])
+    assert files("reports/paper") == {"verdict.json", "index.html", "lead.json",
+                                      "figures/lead.png"}
+
+
 @pytest.mark.parametrize("name, happens, sentence", [
     pytest.param("foundation", nothing, "there is no 'runs/full/report'; make it first",
                  id="no-run"),

@@ -27,6 +27,7 @@ REPORTS = {
     "gpu": "runs/gpu/report_gpu",
     "paper": "runs/paper/report_paper",
 }
+OTHERS = {"paper": ["lead.json", "figures/lead.png"]}   # what other programs leave in a report
 EXPORTED = [TARGETS[name].file for name in targets_for(RaptorPolicy.pretrained(), "all")]
 
 
@@ -51,12 +52,15 @@ def check_finished(report):
 
 
 def replace(report, folder):
-    "The folder becomes a copy of the report; an introduction of its own (README.md) stays"
+    "The folder becomes a copy of the report; its introduction (README.md) and `OTHERS` stay"
     aside, old = (folder.with_name(f".{folder.name}.{what}") for what in ("new", "old"))
     for left in (aside, old): shutil.rmtree(left, ignore_errors=True)
     shutil.copytree(report, aside, ignore=shutil.ignore_patterns(".*"))
-    about = folder / "README.md"
-    if about.is_file() and not (aside / about.name).exists(): shutil.copy2(about, aside)
+    for name in ("README.md", *OTHERS.get(folder.name, ())):
+        kept = folder / name
+        if not kept.is_file() or (aside / name).exists(): continue
+        (aside / name).parent.mkdir(exist_ok=True)
+        shutil.copy2(kept, aside / name)
     if folder.exists(): folder.rename(old)
     aside.rename(folder)
     shutil.rmtree(old, ignore_errors=True)
