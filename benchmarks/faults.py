@@ -181,19 +181,25 @@ def kill(pid):
     return True
 
 
-def disturbed(driver, folder, seconds, most, killed, patience=600):
+def moment(folder, seconds, needed):
+    "A random time, or a random number of updates that are done -> function that says whether it has come"
+    done, due = logged(folder), time.monotonic() + random.uniform(0, seconds)
+    goal = random.uniform(done, max(done, needed))
+    return random.choice([lambda: time.monotonic() >= due, lambda: logged(folder) >= goal])
+
+
+def disturbed(driver, folder, seconds, needed, most, killed, patience=600):
     "kill -9 of anything at random moments until `most` have hit -> exit code of the driver, None: it does not end"
-    now, wait = time.monotonic, lambda: random.uniform(0, seconds)
-    due, late = now() + wait(), now() + patience
-    while now() < late:
+    late, due = time.monotonic() + patience, moment(folder, seconds, needed)
+    while time.monotonic() < late:
         pid, status = os.waitpid(driver, os.WNOHANG)
         if pid: return os.waitstatus_to_exitcode(status)
-        if len(killed) < most and now() >= due:
+        if len(killed) < most and due():
             found = started_for(folder) | {"driver": [driver]}
-            role = random.choice(sorted(found))
-            if kill(random.choice(found[role])): killed.append(role)
-            due = now() + wait()
-        time.sleep(.02)
+            role, victim = random.choice([(role, pid) for role, pids in found.items() for pid in pids])
+            if kill(victim): killed.append(role)
+            due = moment(folder, seconds, needed)
+        time.sleep(.05)
     kill(driver)
     end(driver)
 
@@ -209,23 +215,20 @@ def until_whole(trial, folder, settings, seconds, most):
     "The same command until it ends well -> (roles that were killed, starts, sentences of drivers), None: it hung or never did"
     killed, said = [], []
     for starts in range(1, most + 4):
-        code = disturbed(start(folder, trial.notes, settings), folder, seconds, most, killed)
+        code = disturbed(start(folder, trial.notes, settings), folder, seconds, trial.needed, most, killed)
         if code is None: break
         if code == 0: return killed, starts, said
         if code != -signal.SIGKILL: said.append(trial.said())
 
 
-def engine_kills(trial, engine, moments, each=3):
-    "Like `kills`, of driver, workers and whatever else an engine has running"
-    settings = load_config(trial.settings, **{"scale.engine": engine, "scale.workers": 2, "scale.memory": 1.})
-    whole, began = trial.new(f"{engine}-whole"), time.monotonic()
-    assert trial.go(whole, settings) == 0, trial.said()
-    seconds, needed = time.monotonic() - began, logged(whole)
-    assert same(students(whole), trial.whole)
-    print(f"{engine}: {needed} updates, {seconds:.1f} s undisturbed", flush=True)
+def engine_kills(trial, engine, moments, workers, minutes, window, each=3):
+    "Like `kills`, of driver, workers and whatever else an engine has running; fewer, if the time is over"
+    settings = load_config(trial.settings, **{"scale.engine": engine, "scale.workers": workers, "scale.memory": 1.})
+    late = time.monotonic() + 60 * minutes
+    seconds, needed = window or 4 * trial.seconds, trial.needed  # processes that start and import take most of it
     random.seed(1)
     roles, good, runs, starts, repeated, tries, said = Counter(), 0, 0, 0, 0, 0, []
-    while roles.total() < moments:
+    while roles.total() < moments and time.monotonic() < late:
         folder = trial.new(f"{engine}-{runs}")
         ended = until_whole(trial, folder, settings, seconds, min(each, moments - roles.total()))
         clear(folder, engine)
@@ -236,9 +239,9 @@ def engine_kills(trial, engine, moments, each=3):
         repeated, tries = repeated + logged(folder) - needed, tries + int(unit_states(folder).tries.sum())
         print(f"{engine} {runs}: killed {', '.join(ended[0])}; {ended[1]} starts {ended[2]}", flush=True)
     hit, what = roles.total(), ", ".join(f"{n} {role}" for role, n in roles.most_common())
-    trial.add(f"{engine}: bit-equal after kill -9, {hit} random moments", good / runs,
-              f"{runs} trainings, {starts} starts of the driver, {each} kills each or fewer: {what}")
-    trial.rows.append(check(f"{engine}: work repeated, mean of a kill", repeated / hit / needed, "share",
+    trial.add(f"{engine}: bit-equal after kill -9 at random moments", good / runs,
+              f"{hit} moments: {what}; {runs} trainings, {each} kills each or fewer, {starts} starts of the driver, workers: {workers}")
+    trial.rows.append(check(f"{engine}: work repeated, mean of a kill", repeated / max(hit, 1) / needed, "share",
                             note=f"{repeated} of {needed} updates after {hit} kills; {tries} tries with a reason kept"))
     if said: trial.add(f"{engine}: a driver that ends without a result says one sentence",
                        sum(map(one_sentence, said)) / len(said), f"{len(said)} times: {said[-1]}")
@@ -248,7 +251,7 @@ def all_kills(trial, args):
     for engine in args.engines.split(","):
         if engine == "local": kills(trial, args.moments); continue
         if engine == "slurm" and slurm_here.missing(): print(slurm_here.missing()); continue
-        with cluster(engine, trial.top): engine_kills(trial, engine, args.engine_moments)
+        with cluster(engine, trial.top): engine_kills(trial, engine, args.engine_moments, args.workers, args.minutes, args.window)
         trial.save()
 
 
@@ -345,6 +348,9 @@ def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("--moments", type=int, default=30)
     p.add_argument("--engine-moments", type=int, default=10, help="as --moments, on Dask and on SLURM")
+    p.add_argument("--workers", type=int, default=2, help="of Dask and of SLURM, at once")
+    p.add_argument("--window", type=float, default=0., help="s in which a moment of Dask and SLURM falls; 0: 4 times the local training")
+    p.add_argument("--minutes", type=float, default=60, help="of an engine, after which no training is begun")
     p.add_argument("--engines", default="local,dask,slurm", help="of the part kills")
     p.add_argument("--updates", type=int, default=200)
     p.add_argument("--parts", default="kills,disks,two,truncated,clock,settings", help="the others' rows are kept")

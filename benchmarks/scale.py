@@ -28,7 +28,6 @@ from raptor_nb.settings import load_config
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 import slurm_here  # noqa: E402
-from test_scale import kill_a_worker  # noqa: E402
 
 TINY = direct.TRIAL | {"environment.episode_steps": 50, "direct.num_updates": 60, "direct.validation_interval": 10,
                        "apg.engine": "native"}
@@ -61,6 +60,7 @@ def cluster(engine, folder):
 @contextmanager
 def killing(folder, times):
     "Workers are killed meanwhile -> list with how many were"
+    from test_scale import kill_a_worker
     killed = []
     thread = threading.Thread(target=lambda: killed.append(kill_a_worker(folder, times)), daemon=True)
     thread.start()
