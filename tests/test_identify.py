@@ -182,7 +182,7 @@ def test_rows_that_cannot_be_relied_on_are_counted(motion):
     assert (log.found["out_of_order"], log.found["doubled"]) == (1, 1)
     assert (log.found["not_a_number"], log.found["saturated_specific_force"]) == (1, 10)
     even, good = resample(log)
-    assert 5 <= (~good).sum() <= 15 and np.isfinite(even.specific_force).all()
+    assert 5 <= (~good).sum() <= 25 and np.isfinite(even.specific_force).all()
 
 
 @pytest.mark.parametrize("change, said", [
@@ -321,18 +321,24 @@ def test_a_saturated_accelerometer_leaves_the_interval_right(share, filtered, fl
     assert bad.found["saturated_specific_force"] > 50
     e = identify(bad, known.drone.mass, known.geometry, QUICK).estimates["thrust_to_weight"]
     assert e.source == "flight" and e.half_width < .04
-    assert e.low < known.drone.thrust_to_weight < e.high
+    truth = known.drone.thrust_to_weight
+    # what was clipped before the filter is only bounded
+    if filtered: assert abs(e.value / truth - 1) < .02
+    else: assert e.low < truth < e.high
 
 
 @pytest.mark.parametrize("parts, said", [
     pytest.param(dict(specific_force=.1), "the accelerometer of 'known' comes", id="accelerometer"),
-    pytest.param(dict(specific_force=.1, angular_velocity=.1), "both sensors of 'known' come", id="both"),
-    pytest.param(dict(specific_force=-.1, angular_velocity=-.1), "the motor commands of 'known' come",
+    pytest.param(dict(specific_force=.1, angular_velocity=.1),
+                 "both sensors of 'known' come", id="both"),
+    pytest.param(dict(specific_force=-.1, angular_velocity=-.1),
+                 "the motor commands of 'known' come",
                  id="commands")])
 def test_what_comes_late_is_named_and_can_be_shifted_back(parts, said, flight):
     known, log = flight
     late = flight_log.shifted(log, **{k: -s for k, s in parts.items()})
-    with pytest.raises(LogError, match=said) as e: identify(late, known.drone.mass, known.geometry, QUICK)
+    with pytest.raises(LogError, match=said) as e:
+        identify(late, known.drone.mass, known.geometry, QUICK)
     assert abs(int(re.search(r"about (\d+) ms later", str(e.value))[1]) - 100) <= 10
     back = flight_log.shifted(late, **parts)
     rows = slice(200, -200)
