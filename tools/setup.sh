@@ -14,6 +14,9 @@ read -ra pip_args <<< "${PIP_ARGS:-}"
 say() { printf 'set-up: %s\n' "$*"; }
 fail() { printf 'set-up: %s\n' "$*" >&2; exit 1; }
 
+job=""   # the compilation beside the downloads: it ends with this program, also where that fails
+trap '[ -z "$job" ] || kill -- "-$job" 2>/dev/null || true' EXIT
+
 version_of() { "$1" -c 'import sys; print("%d.%d.%d" % sys.version_info[:3])' 2>/dev/null || true; }
 suits() { "$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' 2>/dev/null; }
 
@@ -92,7 +95,7 @@ install_hooks() {  # nbdev's, but with the commands of .venv, which is seldom ac
 finished() { [ -x $venv/bin/python ] && [ "$(cat $stamp 2>/dev/null)" = "$1" ]; }
 
 main() {
-  local key l2f wheels started=$SECONDS job=""
+  local key l2f wheels started=$SECONDS
   key=$(cat requirements.lock pyproject.toml settings.ini tools/setup.sh | cksum)
   finished "$key" && return
   mkdir -p .cache
@@ -105,11 +108,15 @@ main() {
   "$venv/bin/pip" install -q --disable-pip-version-check ${pip_args[@]+"${pip_args[@]}"} --upgrade pip==26.3 >>"$log" 2>&1 || fail "pip could not be brought up to date: see $log"
 
   wheels=$(wheel_folder)/${l2f/==/-}
-  if ! "$venv/bin/python" -c "import importlib.metadata as m, sys; sys.exit(m.version('l2f') != '${l2f#l2f==}')" 2>/dev/null; then find_or_compile_l2f "$wheels" & job=$!; fi
+  if ! "$venv/bin/python" -c "import importlib.metadata as m, sys; sys.exit(m.version('l2f') != '${l2f#l2f==}')" 2>/dev/null; then
+    set -m   # a group of its own, so that all of it can be ended
+    find_or_compile_l2f "$wheels" & job=$!
+    set +m
+  fi
   say "installing the packages of requirements.lock"
   grep -v '^l2f==' requirements.lock >$venv/packages.txt
   "$venv/bin/pip" install -q ${pip_args[@]+"${pip_args[@]}"} -r $venv/packages.txt >>"$log" 2>&1 ||
-    { tail -n 5 "$log" >&2; [ -z "$job" ] || kill "$job" 2>/dev/null || true; fail "the packages could not be installed: the whole story is in $log"; }
+    { tail -n 5 "$log" >&2; fail "the packages could not be installed: the whole story is in $log"; }
   if [ -n "$job" ]; then
     if [ -n "${WARM:-}" ]; then
       say "meanwhile compiling the physics for the profile $WARM"
