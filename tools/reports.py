@@ -27,7 +27,10 @@ REPORTS = {
     "gpu": "runs/gpu/report_gpu",
     "paper": "runs/paper/report_paper",
 }
-OTHERS = {"paper": ["lead.json", "figures/lead.png"]}   # what other programs leave in a report
+OTHERS = {  # what other programs and further policies leave in a report
+    "paper": ["lead.json", "figures/lead.png"],
+    "transfer": ["real32.csv", "betaflight_real_time.json"],
+}
 EXPORTED = [TARGETS[name].file for name in targets_for(RaptorPolicy.pretrained(), "all")]
 
 
