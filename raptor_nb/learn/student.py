@@ -114,8 +114,8 @@ def extra_drones(settings,
     of, rng = settings.domain_randomization, random.Random(0)
     within = sample_split('extra_train', how.extra_train_drones, of, of.seed)
     beyond = sample_split('ood_train', how.ood_train_drones, of, of.seed)
-    most, quick = how.ood_thrust_to_weight, how.ood_rotor_lag
-    return within + [out_of_distribution(d, rng, most, quick) for d in beyond]
+    how = how.ood_thrust_to_weight, how.ood_rotor_lag
+    return within + [out_of_distribution(d, rng, *how) for d in beyond]
 
 def validation_drones(settings, # of the run
                       split='validation', # or 'selection', 'ood_selection'
