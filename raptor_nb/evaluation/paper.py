@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FASTEST', 'PROBE', 'LENGTHS', 'SIZES', 'TRAINING', 'TEACHERS', 'MINUTES', 'CLEAN', 'EIGHTS', 'MEASURED', 'AS_TRAINED',
-           'LOOKS', 'PaperEight', 'Axes', 'MixedPropellers', 'paper_conditions', 'recovery_conditions',
+           'LOOKS', 'ARRIVED', 'PaperEight', 'Axes', 'MixedPropellers', 'paper_conditions', 'recovery_conditions',
            'eight_conditions', 'PaperFlight', 'paper_flights', 'fly_paper', 'slug', 'kept_flights', 'means', 'fastest',
            'Episodes', 'record_episodes', 'least_squares', 'linear_probe', 'probe_policy', 'kept_probe',
            'episode_lengths', 'paper_row', 'rows_table', 'plot_eights', 'plot_speed', 'plot_probe_points',
@@ -217,26 +217,26 @@ AS_TRAINED = dict(max_position=.5, velocity_limit=True)
 
 class Episodes(NamedTuple):
     "Of F flights, looked at K times"
-    hidden: np.ndarray  # (F, K, H) hidden state
-    going: np.ndarray   # (F, K) bool: not ended before
-    returns: np.ndarray # (F,)
-    length: np.ndarray  # (F,) steps
-    ended: np.ndarray   # (F,) bool: terminated
+    hidden: np.ndarray   # (F, K, H) hidden state
+    distance: np.ndarray # (F,) m from the target at the end
+    returns: np.ndarray  # (F,)
+    length: np.ndarray   # (F,) steps
+    ended: np.ndarray    # (F,) bool: terminated
 
 def record_episodes(policy,  # RaptorPolicy
                     drones,  # list of F Drones
                     looks,   # (K,) steps, ascending
                     seed=7,
                    ):        # Episodes
-    "A flight of each drone"
+    "A flight of each drone, to the last step also where the rules end it"
     changed = {id(d): with_conditions(d, **AS_TRAINED) for d in drones}
     simulator = Simulator([changed[id(d)] for d in drones])
     begin_flights(simulator, seed)
     states, statistics = HiddenStates(looks), FlightStatistics()
     rollout(policy, simulator, max(looks), [states, statistics], early_stop=False)
     c = statistics.columns()
-    going = c['steps'][:, None] >= np.asarray(looks)
-    return Episodes(states.hidden, going, c['return'], c['steps'], c['terminated'])
+    distance = np.linalg.norm(simulator.position(), axis=1)
+    return Episodes(states.hidden, distance, c['return'], c['steps'], c['terminated'])
 
 # %% ../../nbs/evaluation/paper.ipynb #5f7da8c8
 def least_squares(x, # (N, k)
@@ -262,6 +262,7 @@ def linear_probe(hidden, # (N, k)
 
 # %% ../../nbs/evaluation/paper.ipynb #ca9b6506
 LOOKS = 25, 50, 100, 150, 200, 300, 400, 500 # steps
+ARRIVED = .2 # m from the target at the end: other episodes are left out
 
 def probe_policy(policy,   # RaptorPolicy
                  drones,   # list of training Drones
@@ -270,25 +271,25 @@ def probe_policy(policy,   # RaptorPolicy
                  at_once=8, # episodes of each drone in a simulator
                 ):         # table, points, training: DataFrames
     """R² at each look, and over all looks from one second on; points of the test set at
-    the end; return and share that ended. Episodes that ended are left out"""
+    the end; return and share that ended. Of the episodes that do not end and arrive"""
     parts = []
     for k in range(0, episodes, at_once):
         lanes = [d for d in drones for _ in range(min(at_once, episodes - k))]
         parts.append((lanes, record_episodes(policy, lanes, LOOKS, seed + k)))
     truth = np.concatenate([[d.thrust_to_weight for d in lanes] for lanes, _ in parts])
     e = Episodes(*(np.concatenate(x) for x in zip(*(p for _, p in parts))))
-    rows = []
+    rows, arrived = [], (e.distance < ARRIVED) & ~e.ended
+    hidden, truth = e.hidden[arrived], truth[arrived]
     for i, look in enumerate(LOOKS):
-        going = e.going[:, i]
-        found, true, said = linear_probe(e.hidden[going, i], truth[going])
+        found, true, said = linear_probe(hidden[:, i], truth)
         rows.append(dict(seconds=look / 100, **found))
     points = pd.DataFrame(dict(truth=true, said=said))[:2000]
-    late = [(e.hidden[e.going[:, i], i], truth[e.going[:, i]])
-            for i, look in enumerate(LOOKS) if look >= 100]
-    found, _, _ = linear_probe(*map(np.concatenate, zip(*late)))
+    late = hidden[:, np.asarray(LOOKS) >= 100]
+    found, _, _ = linear_probe(np.concatenate(late), np.repeat(truth, late.shape[1]))
     rows.append(dict(seconds=np.nan, **found))
-    training = {'episodes': len(truth), 'terminated': e.ended.mean(),
-                'length': e.length.mean(), 'return': e.returns.mean()}
+    training = {'episodes': len(arrived), 'arrived': arrived.mean(),
+                'terminated': e.ended.mean(), 'length': e.length.mean(),
+                'return': e.returns.mean()}
     return pd.DataFrame(rows), points, pd.DataFrame([training])
 
 # %% ../../nbs/evaluation/paper.ipynb #4dab8dda
@@ -299,7 +300,7 @@ def kept_probe(folder, policies, drones, episodes, seed=7, log=None):
         paths = [Path(folder)/f'{name}-{part}.parquet'
                  for part in ('table', 'points', 'training')]
         made = dict(policy=weights_hash(policy), drones=len(drones), episodes=episodes,
-                    first=drones[0].name, looks=LOOKS, seed=seed, format=1)
+                    first=drones[0].name, looks=LOOKS, seed=seed, format=2)
         if not all(finished(p, settings=made) for p in paths):
             for p, t in zip(paths, probe_policy(policy, drones, episodes, seed)):
                 save_table(p, t)
