@@ -30,7 +30,7 @@ help:      ## this list
 	@printf '%s\n' '' '  how long on two cores, set-up not counted:' \
 	  '  setup          8 minutes from nothing (l2f is compiled, with clang)' \
 	  '  seconds        check, readme, fly, bundle; half a minute: tflite; 2 minutes: tools, docs' \
-	  '  minute         1 minute; run: 3 minutes; foundation ROAD=teachers: 46' \
+	  '  minute         1 minute; run: 3 minutes; foundation ROAD=teachers: 32' \
 	  '  test           11 minutes together with notebooks; SLOW=1 takes 20 more'
 
 setup:     ## .venv with the locked packages and a compiled l2f (the other targets do this first)
