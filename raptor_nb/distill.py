@@ -49,8 +49,8 @@ def change_settings(settings: Settings, method='', updates=0, device='', seed=-1
 # %% ../nbs/04_distill.ipynb #fc1446ac
 def sections(settings: Settings) -> dict:
     "The settings that a student depends on"
-    names = ['training', 'apg', 'flight_randomization', 'distillation', 'student',
-             'real_drones', 'validation', 'environment']
+    names = ['training', 'apg', 'flight_randomization', 'distillation', 'direct',
+             'student', 'real_drones', 'validation', 'environment']
     if settings.distillation.method == 'published': names.append('data_collection')
     return {k: settings.to_dict()[k] for k in names}
 
@@ -66,7 +66,7 @@ def train_student(settings: Settings,  # with the seed of this student
                  ) -> RaptorPolicy:
     "One student, distilled and, where settings say so, fine-tuned; kept in students/"
     s, seed = settings.distillation, settings.training.seed
-    how = s.fine_tuning
+    how = direct.fine_tuning(settings)
     validation = validation_drones(settings)
     folder = Path(output_dir)/f'checkpoints/distill/seed-{seed}-{mark}'
     def stage(name, what, goal, before, train):

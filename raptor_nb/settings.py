@@ -22,7 +22,7 @@ from .drones import DISTRIBUTIONS, OLD_NAMES, DomainRandomization
 from .evaluation.acceptance import Acceptance
 from .learn.apg import APG
 from .learn.dagger import DAgger
-from .learn.direct import Direct
+from .learn.direct import Direct, FineTuning
 from .learn.published import DataCollection
 from .learn.sac import SAC
 from .learn.student import FlightRandomization, Validation
@@ -79,7 +79,7 @@ class Distillation:
     solved_return: float = 300.         # mean return of a good student
     seeds: Count = 1                    # students, from training.seed on; one is kept
     dagger: DAgger = DAgger()
-    fine_tuning: Direct = Direct()
+    fine_tuning: FineTuning = FineTuning()
 
 # %% ../nbs/settings.ipynb #93e9703f
 @section
@@ -131,10 +131,7 @@ _OLD = { # section: {old name: today's}
         'environments': 'num_envs', 'updates': 'num_updates', 'clip': 'max_grad_norm',
         'teacher_share': 'beta_share',
         'sluggish': 'hard_drone_share', 'centre': 'remove_offset'},
-    'distillation.fine_tuning': _GRADIENT | {
-        'more_drones': 'extra_train_drones', 'beyond_drones': 'ood_train_drones',
-        'block_clip': 'max_block_norm', 'velocity_limit': 'max_velocity',
-        'excess': 'excess_weight'},
+    'distillation.fine_tuning': {'updates': 'num_updates'},
     'evaluation': {'force': 'force_std', 'delay': 'delay_steps'}}
 
 # %% ../nbs/settings.ipynb #157890f3
@@ -148,8 +145,13 @@ _ACCEPTANCE = dict(
     beat_published='better_than_published')
 _GONE = ('environment.name', 'environment.dt', 'observation', 'action',
          'network.activation', 'evaluation.first_id', 'pipeline.profile')
-_GONE += tuple(f'{home}.{name}' for home in ('direct', 'distillation.fine_tuning')
-               for name in ('drones', 'num_envs', 'final_learning_rate'))
+_WHOLE = ('drones', 'num_envs', 'final_learning_rate')
+_GONE += tuple(f'direct.{name}' for name in _WHOLE)
+_TUNED = { # what fine-tuning takes from section `direct`
+    *Direct.__annotations__, *_WHOLE, *_GRADIENT, 'more_drones', 'beyond_drones',
+    'block_clip', 'velocity_limit', 'excess'}
+_TUNED -= {*FineTuning.__annotations__, 'updates'}
+_GONE += tuple(f'distillation.fine_tuning.{name}' for name in sorted(_TUNED))
 _engine = lambda name: 'torch' if name == 'plain' else name
 _method = lambda name: {'online': 'dagger', 'epochs': 'published'}.get(name, name)
 

@@ -19,9 +19,10 @@ from raptor_nb.settings import load_config
 pytest.importorskip("l2f", reason="needs the extra raptor-nb[sim]")
 FREE = dict(force=0., observation_noise=0., velocity_limit=False)
 DAGGER = dict(drones=1, num_envs=16, num_updates=2, validation_interval=2)
-DIRECT = dict(num_updates=1, flights=16, horizon=20)
+TUNING = dict(num_updates=1, flights=16)
 TINY = load_config(apg=dict(horizon=20, num_envs=16, num_updates=2, engine="torch"),
-                   distillation=dict(sequence_length=30, dagger=DAGGER, fine_tuning=DIRECT),
+                   distillation=dict(sequence_length=30, dagger=DAGGER, fine_tuning=TUNING),
+                   direct=dict(horizon=20),
                    validation=dict(num_drones=2))
 
 

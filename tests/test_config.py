@@ -8,6 +8,7 @@ import yaml
 
 from raptor_nb.core.config import ConfigError, check_injected, check_parameters
 from raptor_nb.core.config import config_names, find_config, parse_ids, read_layers
+from raptor_nb.learn.direct import Direct, fine_tuning
 from raptor_nb.settings import flat
 from raptor_nb.settings import RENAMED, Settings, load_config
 
@@ -263,16 +264,23 @@ def test_old_settings_are_read_with_a_sentence(given, sentence):
     with pytest.warns(FutureWarning, match=sentence): load_config('default', **given)
 
 
-def test_fine_tuning_was_called_direct_and_is_the_same_class():
+def test_fine_tuning_is_direct_training_but_for_three_numbers():
+    settings = load_config('full', **{'direct.horizon': 64, 'distillation.fine_tuning.flights': 32})
+    how, own = fine_tuning(settings), settings.distillation.fine_tuning
+    assert (how.horizon, how.flights, how.num_updates) == (64, 32, own.num_updates)
+    assert how.precision_weight == settings.direct.precision_weight != Direct().precision_weight
+
+
+def test_fine_tuning_was_called_direct_and_had_every_setting_of_it():
     with pytest.warns(FutureWarning, match="'distillation.dagger.validation_drones' is called "
                                            "'validation.num_drones' today"):
         old = load_config('default', **{
-            'distillation.direct.num_updates': 7, 'distillation.polish.more_drones': 3,
+            'distillation.direct.updates': 7, 'distillation.polish.more_drones': 3,
+            'distillation.fine_tuning.horizon': 64,
             'distillation.dagger.validation_drones': 5, 'distillation.online.choice_drones': 6})
-    tuning = old.distillation.fine_tuning
-    assert (tuning.num_updates, tuning.extra_train_drones) == (7, 3)
+    assert old.distillation.fine_tuning.num_updates == 7
     assert (old.validation.num_drones, old.validation.selection_drones) == (5, 6)
-    assert isinstance(old.direct, type(tuning)) and old.direct == load_config('default').direct
+    assert old.direct == load_config('default').direct, "what fine-tuning had of its own is gone"
 
 
 @pytest.mark.parametrize('name, road', [

@@ -18,7 +18,7 @@ from raptor_nb.settings import load_config
 CALM = dict(max_observation_noise=0., delay_share=0., max_force_std=0., max_gust_std=0.,
             velocity_jumps=0., tilt_share=0.)
 SMALL = dict(
-    sequence_length=40, fine_tuning=dict(num_updates=8, flights=16, horizon=20),
+    sequence_length=40, fine_tuning=dict(num_updates=8, flights=16),
     dagger=dict(drones=2, num_envs=16, num_updates=12, log_interval=1, validation_interval=4))
 APG = dict(horizon=20, num_updates=30, num_envs=16, hidden_dim=16, engine="torch")
 DRONES, VALIDATION = sample_fleet(3), sample_fleet(range(500_000, 500_002))
@@ -29,7 +29,7 @@ needs_native = pytest.mark.skipif(not native.available(), reason="no C++ compile
 @pytest.fixture(scope="module")
 def settings():
     return load_config("default", distillation=SMALL, environment=dict(episode_steps=40), apg=APG,
-                       validation=dict(num_drones=2), training=dict(seed=5))
+                       validation=dict(num_drones=2), training=dict(seed=5), direct=dict(horizon=20))
 
 
 @pytest.fixture(scope="module")
@@ -289,8 +289,7 @@ def test_students_trained_at_once_are_those_trained_alone(settings, teachers):
     def student(seed):
         own = load_config(settings, training=dict(seed=seed))
         made = train(own, teachers)
-        how = own.distillation.fine_tuning
-        return direct.train(own, how, made, DRONES + VALIDATION, VALIDATION)
+        return direct.train(own, direct.fine_tuning(own), made, DRONES + VALIDATION, VALIDATION)
     alone = [student(seed) for seed in (1, 2)]
     with single_threaded(1), ThreadPoolExecutor(2) as pool:
         together = list(pool.map(student, (1, 2)))

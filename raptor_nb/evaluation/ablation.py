@@ -49,7 +49,7 @@ class CachedTraining:
     device: str = 'cpu'
 
 def _settings_that_matter(settings):
-    sections = ('training', 'apg', 'distillation', 'student', 'validation',
+    sections = ('training', 'apg', 'distillation', 'direct', 'student', 'validation',
                 'environment', 'flight_randomization', 'real_drones')
     return {k: settings.to_dict()[k] for k in sections}
 
@@ -73,7 +73,7 @@ def student(self: CachedTraining,
     with run_lock(path.parent):
         student = dagger.train(settings, self.teachers, self.drones, *about,
                                resumed('checkpoints'))
-        how = settings.distillation.fine_tuning
+        how = direct.fine_tuning(settings)
         if how.num_updates:
             student = direct.train(settings, how, student, self.drones, *about,
                                    resumed('finetuning'))
@@ -208,7 +208,7 @@ ABLATIONS = { # what is left out -> settings that leave it out
     'nothing, another seed': {'training.seed': 1},
     'fine-tuning': {'distillation.fine_tuning.num_updates': 0},
     'more samples of hard drones': {'distillation.dagger.hard_drone_share': 0.,
-                                    'distillation.fine_tuning.hard_drone_share': 0.},
+                                    'direct.hard_drone_share': 0.},
     'sensor noise': {'flight_randomization.max_observation_noise': 0.},
     'delay': {'flight_randomization.delay_share': 0.},
     'constant and varying force': {'flight_randomization.max_force_std': 0.,

@@ -139,7 +139,7 @@ def train_two_phases(unit: Unit, clock) -> Trained:
     "A teacher a drone, distillation, fine-tuning"
     s, of = unit.settings, unit.settings.domain_randomization
     fleet = sample_split('train', s.training.num_teachers, of, of.seed)
-    tuned, validation = s.distillation.fine_tuning, validation_drones(s)
+    tuned, validation = direct.fine_tuning(s), validation_drones(s)
     more = fleet + extra_drones(s, tuned)
     began, used = time.perf_counter(), clock()
     teachers = apg.train(s.apg, fleet, s.training.seed)
@@ -171,7 +171,7 @@ def trained(unit: Unit,
 def work(unit: Unit): # -> steps of flight, of all updates
     "How long a unit takes, compared with others"
     how, two = unit.settings.direct, unit.road != 'direct'
-    if two: how = unit.settings.distillation.fine_tuning
+    if two: how = direct.fine_tuning(unit.settings)
     extra = 2 * unit.settings.distillation.dagger.num_updates if two else 0
     return (how.num_updates + extra) * how.flights * how.horizon
 
