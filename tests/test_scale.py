@@ -214,6 +214,18 @@ def test_a_dask_worker_of_this_machine_that_is_gone_is_started_again():
     assert list(cluster.workers) == [1] and cluster.asked == [2]
 
 
+def test_a_driver_whose_dask_scheduler_is_gone_says_so_although_its_cluster_cannot_be_closed(tmp_path, monkeypatch):
+    class Client: status = "closed"
+    class Cluster:
+        def close(self): raise OSError("Timed out trying to connect to tcp://127.0.0.1:35473 after 30 s")
+    engine = S.Dask.__new__(S.Dask)
+    engine.client, engine.cluster, engine.futures = Client(), Cluster(), {}
+    engine.submit = lambda places: [str(p) for p in places]
+    monkeypatch.setattr(S, "open_engine", lambda how, folder: engine)
+    with pytest.raises(ScaleError, match="the Dask scheduler has gone; the same command goes on"):
+        run_units([counting("a")], tmp_path, Scale(engine="dask"))
+
+
 def test_without_slurm_there_is_one_sentence(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(ScaleError, match="there is no SLURM on this machine"):

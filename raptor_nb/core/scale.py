@@ -112,7 +112,8 @@ def close(self: Dask, cancel):
     with suppress(Exception): # whatever is left of it
         if cancel: self.client.cancel(list(self.futures.values()))
         self.client.close()
-    if self.cluster: self.cluster.close()
+    with suppress(Exception): # its processes end by themselves where nobody answers
+        if self.cluster: self.cluster.close()
 
 # %% ../../nbs/core/scale.ipynb #1cc2c356
 class Resumable:
