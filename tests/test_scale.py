@@ -411,8 +411,10 @@ def test_a_dask_cluster_whose_workers_are_killed_gives_the_same_students(alone, 
 
 
 @pytest.mark.slow
-def test_dask_without_any_worker_left_goes_on(tmp_path):
+def test_dask_without_any_worker_left_goes_on(tmp_path, monkeypatch):
     pytest.importorskip("distributed")
+    here = str(Path(__file__).parent) # workers find the unit's function there
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")])))
     engine, place = S.Dask(Scale(engine="dask", workers=1)), describe(counting("a"), tmp_path)
     try:
         engine.client.run(lambda: None)
