@@ -28,6 +28,7 @@ REPORTS = {
     "paper": "runs/paper/report_paper",
 }
 OTHERS = {  # what other programs and further policies leave in a report
+    "direct": ["long.json", "long.yaml"],
     "paper": ["lead.json", "figures/lead.png"],
     "transfer": ["real32.csv", "betaflight_real_time.json"],
 }
