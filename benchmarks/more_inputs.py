@@ -1,6 +1,6 @@
 """What a few more inputs give a student that follows a moving target -> more_inputs.json
 
-python benchmarks/more_inputs.py [--updates 1000] [--seeds 3] [--output runs/more_inputs]
+python benchmarks/more_inputs.py [--updates 900] [--seeds 3] [--output runs/more_inputs]
 
 In the frame of a moving target, whose acceleration is a, a drone without drag feels the force -m a besides its own. So a student
 that is told a is one that is told a part of the force: the gust of a training flight becomes the motion of its target, the steady
@@ -104,8 +104,9 @@ def follow(student, moments, drones, period=None, seconds=2., seed=0):
 
 def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    p.add_argument("--updates", type=int, default=1000)
+    p.add_argument("--updates", type=int, default=900)
     p.add_argument("--seeds", type=int, default=3)
+    p.add_argument("--flights", type=int, default=64, help="at once")
     p.add_argument("--gust", type=float, default=.5, help="std of the acceleration of targets, share of the weight")
     p.add_argument("--output", default="runs/more_inputs")
     args = p.parse_args()
@@ -113,9 +114,9 @@ def main():
     rows, out = [], Path(args.output)
     out.mkdir(parents=True, exist_ok=True)
     for seed in range(args.seeds):
-        for gust, kinds in ((.2, ["22 inputs"]), (args.gust, list(KINDS))):
+        for gust, kinds in ((args.gust, list(KINDS)), (.2, ["22 inputs"])):
             settings = load_config("default", **{
-                "training.seed": seed, "direct.num_updates": args.updates, "flight_randomization.max_gust_std": gust,
+                "training.seed": seed, "direct.num_updates": args.updates, "direct.flights": args.flights, "flight_randomization.max_gust_std": gust,
                 "apg.engine": "torch"})
             of = settings.domain_randomization
             drones = sample_split("train", settings.direct.num_drones, of, of.seed) + extra_drones(settings, settings.direct)
