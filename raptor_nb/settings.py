@@ -147,9 +147,8 @@ _GONE = ('environment.name', 'environment.dt', 'observation', 'action',
          'network.activation', 'evaluation.first_id', 'pipeline.profile')
 _WHOLE = ('drones', 'num_envs', 'final_learning_rate')
 _GONE += tuple(f'direct.{name}' for name in _WHOLE)
-_TUNED = { # what fine-tuning takes from section `direct`
-    *Direct.__annotations__, *_WHOLE, *_GRADIENT, 'more_drones', 'beyond_drones',
-    'block_clip', 'velocity_limit', 'excess'}
+_TUNED = {*Direct.__annotations__, *_WHOLE, *_GRADIENT, 'more_drones', 'beyond_drones',
+          'block_clip', 'velocity_limit', 'excess'} # fine-tuning has them of `direct`
 _TUNED -= {*FineTuning.__annotations__, 'updates'}
 _GONE += tuple(f'distillation.fine_tuning.{name}' for name in sorted(_TUNED))
 _engine = lambda name: 'torch' if name == 'plain' else name
