@@ -18,7 +18,7 @@ import numpy as np
 from raptor_nb.core.records import save_json
 from raptor_nb.drones import load_drone
 from raptor_nb.identify.readers import SD_NAMES, log_table
-from raptor_nb.identify.synthetic import Flying, Sensors, fly, measured
+from raptor_nb.identify.synthetic import Flying, Sensors, fly_manoeuvres, measured
 
 COMMAND = "import sys; from raptor_nb.cli import identify_command as c; sys.exit(c(sys.argv[1:]))"
 
@@ -61,7 +61,7 @@ def command(folder, log, drone, *more):
 
 def measure(folder, seconds):
     drone, how = load_drone("crazyflie"), Flying(seconds=58.)
-    log = measured(fly([drone], how), how=how, sensors=Sensors(lost=0., jitter=0.))
+    log = measured(fly_manoeuvres([drone], how), how=how, sensors=Sensors(lost=0., jitter=0.))
     (folder / "frame.json").write_text(json.dumps(
         {"rotor_positions": [list(p) for p in drone.dynamics.rotor_positions]}))
     log_table(log).to_csv(folder / "minute.csv", index=False, float_format="%.5g")

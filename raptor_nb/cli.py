@@ -27,7 +27,7 @@ from .core.execute import StageError, first_line, say
 from .core.records import WriteError, atomic, load_json
 from .core.tracking import headline_of
 from .drones import write_drone_files
-from .identify.drone_file import as_drone, check_excited, drawn_drones
+from .identify.drone_file import check_excited, drawn_drones, identified_drone
 from .identify.drone_file import enough, identify_files, misfit
 from .identify.drone_file import resimulated, write_drone
 from .identify.estimate import Search, identify
@@ -411,7 +411,7 @@ def identify_command(argv=None): # arguments; None: the command line's
     how = Search(samples=args.samples)
     found = identify(logs, args.mass, geometry, how)
     if not args.check: check_excited(found)
-    drone = None if args.check else as_drone(found, args.name or output.stem)
+    drone = None if args.check else identified_drone(found, args.name or output.stem)
     show_identified(found, drone, logs)
     if args.check: return
     write_drone(output, found, drone, how)

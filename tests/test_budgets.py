@@ -10,7 +10,7 @@ from raptor_nb.core.config import ConfigError
 from raptor_nb.core.parallel import single_threaded
 from raptor_nb.core.records import load_json, save_json
 from raptor_nb.evaluation import budgets
-from raptor_nb.evaluation.budgets import RECIPE, Unit, Variant, trained
+from raptor_nb.evaluation.budgets import RECIPE, TimedTraining, Variant, trained
 from raptor_nb.learn import direct
 from raptor_nb.learn.student import init_student
 from raptor_nb.policy import RaptorPolicy
@@ -35,27 +35,28 @@ def test_a_unit_is_trained_as_the_product_trains(small, tmp_path):
     with single_threaded(1):
         while run.updates < small.direct.num_updates:
             run.advance(direct.next_rates(small.direct, run.updates))
-    made = trained(Unit("a", small), tmp_path)
+    made = trained(TimedTraining("a", small), tmp_path)
     assert made.updates == run.updates == 6
     assert torch.equal(row(made.student), row(run.student()))
 
 
 def test_a_kept_unit_is_not_trained_again(small, tmp_path, monkeypatch):
-    first = trained(Unit("a", small), tmp_path)
+    first = trained(TimedTraining("a", small), tmp_path)
     monkeypatch.setattr(budgets, "train_direct", None)
-    again = trained(Unit("a", small), tmp_path)
+    again = trained(TimedTraining("a", small), tmp_path)
     assert again[1:] == first[1:] and torch.equal(row(again.student), row(first.student))
-    with pytest.raises(TypeError): trained(Unit("a", small, schedule="cosine"), tmp_path)
+    with pytest.raises(TypeError): trained(TimedTraining("a", small, schedule="cosine"), tmp_path)
 
 
 def test_two_threads_make_the_same_student(small, tmp_path):
-    one, two = (trained(Unit("a", small, threads=n), tmp_path) for n in (1, 2))
+    one, two = (trained(TimedTraining("a", small, threads=n), tmp_path) for n in (1, 2))
     assert torch.equal(row(one.student), row(two.student))
 
 
 def test_units_come_back_in_their_order(small, tmp_path):
     short = load_config(small, **{"direct.num_updates": 1})
-    done = budgets.train_all([Unit("short", short), Unit("long", small)], tmp_path, cores=2)
+    units = [TimedTraining("short", short), TimedTraining("long", small)]
+    done = budgets.train_all(units, tmp_path, cores=2)
     assert list(done) == ["short", "long"]
     assert [t.updates for t in done.values()] == [1, 6]
 
@@ -88,7 +89,7 @@ def test_a_budget_needs_no_second_measurement(small, tmp_path):
 @pytest.mark.parametrize("words, change", [
     ("Unit 'a'", dict(schedule="sine")), ("two phases", dict(road="published"))])
 def test_an_unknown_word_is_named(small, words, change):
-    with pytest.raises(ConfigError, match="choose one of"): Unit("a", small, **change)
+    with pytest.raises(ConfigError, match="choose one of"): TimedTraining("a", small, **change)
 
 
 def test_every_variant_changes_one_thing(small):

@@ -67,7 +67,8 @@ def named(node):
     if isinstance(node, ast.ImportFrom): return [] if node.level else [node.module]
     if not isinstance(node, ast.Call) or not node.args: return []
     function = ast.unparse(node.func).rpartition(".")[2]
-    by_name = function in ("optional", "import_module", "importorskip", "find_spec")
+    by_name = function in ("optional", "format_package", "import_module", "importorskip",
+                           "find_spec")
     text = getattr(node.args[0], "value", None)
     return [text] if by_name and isinstance(text, str) else []
 

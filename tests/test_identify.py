@@ -12,10 +12,10 @@ import pytest
 from raptor_nb import cli
 from raptor_nb.drones import load_drone, parse_drone, scale_drone
 from raptor_nb.identify import flight_log, readers
-from raptor_nb.identify.drone_file import as_drone, check_excited, drawn_drones, enough
+from raptor_nb.identify.drone_file import check_excited, drawn_drones, enough, identified_drone
 from raptor_nb.identify.drag import drag_of
 from raptor_nb.identify.estimate import Search, identify
-from raptor_nb.identify.flight_log import FlightLog, LogError, check_units, resample, tidy
+from raptor_nb.identify.flight_log import FlightLog, LogError, check_units, resample_log, tidy
 from raptor_nb.identify.flights_out import write_csv, write_mcap
 from raptor_nb.identify.prediction import margins
 from raptor_nb.identify.readers import SD_NAMES, kind_of, log_table, read_log
@@ -181,7 +181,7 @@ def test_rows_that_cannot_be_relied_on_are_counted(motion):
     log = tidy(time, dict(specific_force=force, angular_velocity=turn, motors=motors))
     assert (log.found["out_of_order"], log.found["doubled"]) == (1, 1)
     assert (log.found["not_a_number"], log.found["saturated_specific_force"]) == (1, 10)
-    even, good = resample(log)
+    even, good = resample_log(log)
     assert 5 <= (~good).sum() <= 25 and np.isfinite(even.specific_force).all()
 
 
@@ -202,11 +202,12 @@ def test_wrong_units_are_named(change, said, motion):
 def flight():
     "A drone with a centre of mass of its own, 39 s of flight in l2f, and what its log holds"
     pytest.importorskip("l2f")
-    from raptor_nb.identify.synthetic import Flying, fly, measured, uneven
+    from raptor_nb.identify.synthetic import Flying, fly_manoeuvres, measured, uneven
     known = uneven(scale_drone(load_drone("x500"), thrust_to_weight=2.4),
                    np.random.default_rng(3))
     how = Flying(seconds=39.)
-    log = measured(fly([known.drone], how), how=how, imu=(*-known.centre, 0.), name="known")
+    truth = fly_manoeuvres([known.drone], how)
+    log = measured(truth, how=how, imu=(*-known.centre, 0.), name="known")
     return known, log
 
 
@@ -236,7 +237,7 @@ def test_the_known_drone_is_found(flight, found):
 
 def test_a_long_log_is_taken_piece_by_piece(flight, found, monkeypatch):
     known, log = flight
-    whole, good = resample(log)
+    whole, good = resample_log(log)
     parts = list(flight_log.pieces(log, seconds=10.))
     assert len(parts) == round(log.seconds / 10)
     assert max(len(p) for p, _ in parts) < 1.2 * 10 * log.rate
@@ -255,7 +256,7 @@ def test_a_long_log_is_taken_piece_by_piece(flight, found, monkeypatch):
 
 
 def test_the_drone_file_hovers_as_the_log_did(flight, found):
-    drone = as_drone(found, "mine")
+    drone = identified_drone(found, "mine")
     assert abs(drone.hover_throttle - flight[0].drone.hover_throttle) < .01
     assert abs(drone.hover_throttle - found.hover) < .05
     again = parse_drone(json.loads(drone.to_json()))
@@ -279,7 +280,7 @@ def test_what_was_not_excited_is_a_prior(flight):
     assert not enough(found).enough.any()
     if not any(v == "flight" for k, v in sources.items() if k in enough(found).index):
         with pytest.raises(LogError, match="hover throttle"): check_excited(found)
-    assert abs(as_drone(found).hover_throttle - hover) < .02
+    assert abs(identified_drone(found).hover_throttle - hover) < .02
 
 
 @pytest.mark.parametrize("change, said", [

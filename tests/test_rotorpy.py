@@ -7,9 +7,9 @@ from raptor_nb.core.config import ConfigError
 from raptor_nb.drones import DroneError
 from raptor_nb.policy import PolicyError, RaptorPolicy
 from raptor_nb.sim.l2f import FlightError
-from raptor_nb.sim.rotorpy import (CaptureNoise, RaptorController, RotorPySimulator, VEHICLES, Wind,
-                                   as_drone, motion_capture, motor_order, observation, rotation,
-                                   vehicle)
+from raptor_nb.sim.rotorpy import (CaptureNoise, DrydenWind, RaptorController, RotorPySimulator,
+                                   VEHICLES, motion_capture, motor_order, observation, rotation,
+                                   vehicle, vehicle_as_drone)
 
 pytest.importorskip("rotorpy", reason="needs the extra `transfer`")
 REST = dict(x=np.zeros(3), x_dot=np.zeros(3), yaw=0.)
@@ -131,7 +131,7 @@ BROKEN = {
 
 @pytest.mark.parametrize("change, words", BROKEN.values(), ids=BROKEN)
 def test_a_vehicle_that_cannot_be_flown_is_refused(change, words):
-    for make in (motor_order, as_drone, lambda v: RotorPySimulator([v])):
+    for make in (motor_order, vehicle_as_drone, lambda v: RotorPySimulator([v])):
         with pytest.raises(FlightError, match=words): make(vehicle("crazyflie") | change)
 
 
@@ -200,10 +200,10 @@ def test_a_weak_rotor_gives_less():
 
 
 def test_wind_and_noise_are_the_same_for_each_group():
-    wind = Wind([[3., 0, 0], [0, 3, 0]], 1., groups=2, seed=1, before=1.)
+    wind = DrydenWind([[3., 0, 0], [0, 3, 0]], 1., groups=2, seed=1, before=1.)
     blown = np.stack([wind.update(0, None).numpy() for _ in range(50)])
     assert np.array_equal(blown[:, :2], blown[:, 2:]) and blown.std(0).min() > 0
-    again = Wind([[3., 0, 0], [0, 3, 0]], 1., seed=1, before=1.)
+    again = DrydenWind([[3., 0, 0], [0, 3, 0]], 1., seed=1, before=1.)
     assert np.array_equal(again.update(0, None).numpy(), blown[0, :2])
     noise = CaptureNoise(motion_capture(), 2, groups=2, seed=1)
     still = dict(x=np.zeros((4, 3)), v=np.zeros((4, 3)), w=np.zeros((4, 3)),
@@ -214,7 +214,7 @@ def test_wind_and_noise_are_the_same_for_each_group():
 
 
 def test_wind_pushes():
-    simulator = RotorPySimulator([vehicle("crazyflie")] * 2, Wind([[8., 0, 0], [0, 0, 0]]))
+    simulator = RotorPySimulator([vehicle("crazyflie")] * 2, DrydenWind([[8., 0, 0], [0, 0, 0]]))
     hover = simulator.state()["rotor_speed"] * 2 - 1
     for _ in range(20): simulator.step(hover)
     speed = simulator.state()["linear_velocity"]
@@ -222,12 +222,12 @@ def test_wind_pushes():
 
 
 def test_as_drone_keeps_what_l2f_knows():
-    drone, q = as_drone(vehicle("px4_sihsim_quadx"), "px4"), vehicle("px4_sihsim_quadx")
+    drone, q = vehicle_as_drone(vehicle("px4_sihsim_quadx"), "px4"), vehicle("px4_sihsim_quadx")
     assert drone.mass == q["mass"]
     assert np.isclose(drone.thrust_to_weight, 4 * q["k_eta"] * 1000**2 / 9.81)
     signs = np.sign(drone.dynamics.rotor_positions)[:, :2].tolist()
     assert signs == [[1, -1], [-1, -1], [-1, 1], [1, 1]]
-    with pytest.raises(DroneError): as_drone(q | {"mass": 100.}, "heavy")
+    with pytest.raises(DroneError): vehicle_as_drone(q | {"mass": 100.}, "heavy")
 
 
 def test_the_observation_is_l2fs():

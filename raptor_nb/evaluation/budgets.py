@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SCHEDULES', 'ROADS', 'SECTIONS', 'LATER', 'SHARE_OF_CORES', 'STUDIED', 'UNTIL_BETTER', 'NEVER', 'RECIPE', 'DISTURBED',
-           'Unit', 'made_of', 'training_fleet', 'Trained', 'scaled_start', 'train_direct', 'train_two_phases',
-           'trained', 'work', 'train_all', 'updates_a_second', 'within_budget', 'Job', 'Flyer', 'fly_jobs',
+           'TimedTraining', 'made_of', 'training_fleet', 'Trained', 'scaled_start', 'train_direct', 'train_two_phases',
+           'trained', 'flight_steps', 'train_all', 'updates_a_second', 'within_budget', 'Job', 'Flyer', 'fly_jobs',
            'weights_hash', 'flown', 'study_jobs', 'report_jobs', 'quality', 'with_seconds', 'better_from',
            'crossing_checks', 'Variant', 'optimiser_variants', 'flight_variants', 'fleet_variants', 'policy_variants',
            'cost_variants', 'all_variants', 'changed_settings', 'slug', 'variant_units', 'variant_table',
@@ -55,7 +55,7 @@ SCHEDULES = { # share of the updates done -> share of the learning rate
 ROADS = 'direct', 'two phases'
 
 @dataclass(frozen=True)
-class Unit:
+class TimedTraining:
     "A student to be trained. Raises ConfigError"
     name: str              # of its folder
     settings: Settings     # with the seed
@@ -82,7 +82,7 @@ def _as_it_was(values): # a section of settings, without what is as it was befor
     return {k: _as_it_was(v) for k, v in values.items()
             if not (k in LATER and v == LATER[k])}
 
-def made_of(unit: Unit) -> dict:
+def made_of(unit: TimedTraining) -> dict:
     "What decides the weights of a unit and the meaning of its seconds"
     more = ('distillation', 'validation') if unit.road != 'direct' else ()
     if unit.settings.real_drones != RealDrones(): more += 'real_drones',
@@ -120,7 +120,9 @@ def scaled_start(student: RaptorPolicy, scale) -> RaptorPolicy:
     for p in student.parameters(): p.mul_(scale)
     return student
 
-def train_direct(unit: Unit, clock) -> Trained: # clock: seconds computed so far
+def train_direct(unit: TimedTraining,
+                 clock, # () -> seconds computed so far
+                ) -> Trained:
     "The student after the last update; no validation chooses"
     s, how = unit.settings, unit.settings.direct
     first = scaled_start(init_student(s), unit.scale)
@@ -135,7 +137,7 @@ def train_direct(unit: Unit, clock) -> Trained: # clock: seconds computed so far
     return Trained(run.student().cpu_copy(), how.num_updates, *took)
 
 # %% ../../nbs/evaluation/budgets.ipynb #24c0b394
-def train_two_phases(unit: Unit, clock) -> Trained:
+def train_two_phases(unit: TimedTraining, clock) -> Trained:
     "A teacher a drone, distillation, fine-tuning"
     s, of = unit.settings, unit.settings.domain_randomization
     fleet = sample_split('train', s.training.num_teachers, of, of.seed)
@@ -150,7 +152,7 @@ def train_two_phases(unit: Unit, clock) -> Trained:
     return Trained(student, updates, *took)
 
 # %% ../../nbs/evaluation/budgets.ipynb #b6933e51
-def trained(unit: Unit,
+def trained(unit: TimedTraining,
             folder, # students are kept here, each in a folder of its own
            ) -> Trained:
     "A student with its seconds, kept or made"
@@ -168,14 +170,14 @@ def trained(unit: Unit,
     return Trained(RaptorPolicy.load(path), **load_json(manifest_path(path))['metrics'])
 
 # %% ../../nbs/evaluation/budgets.ipynb #f394fdb3
-def work(unit: Unit): # -> steps of flight, of all updates
+def flight_steps(unit: TimedTraining): # -> steps of flight, of all updates
     "How long a unit takes, compared with others"
     how, two = unit.settings.direct, unit.road != 'direct'
     if two: how = direct.fine_tuning(unit.settings)
     extra = 2 * unit.settings.distillation.dagger.num_updates if two else 0
     return (how.num_updates + extra) * how.flights * how.horizon
 
-def train_all(units: list, # of Unit
+def train_all(units: list, # of TimedTraining
               folder,
               log=None,    # called with a sentence
               cores=None,  # None: those of the machine
@@ -188,7 +190,8 @@ def train_all(units: list, # of Unit
         say(f'{len(done)} of {len(units)}: {unit.name}, {took}')
         return False
     alone = [u for u in units if u.threads > 1]
-    beside = sorted((u for u in units if u.threads == 1), key=work, reverse=True)
+    beside = [u for u in units if u.threads == 1]
+    beside.sort(key=flight_steps, reverse=True)
     around = lambda: single_threaded(1)
     if beside: run_work_queue(one, beside, cores or core_count(), around)
     for unit in alone: one(unit)
@@ -441,7 +444,7 @@ def changed_settings(recipe: Settings, variant: Variant) -> Settings:
 def slug(words): return re.sub(r'[^a-z0-9.]+', '-', words.lower()).strip('-')
 
 def variant_units(recipe: Settings, variants: dict, seeds, budget, folder, seconds=1.):
-    "-> list of Unit, {name of the unit: columns of the table}"
+    "-> list of TimedTraining, {name of the unit: columns of the table}"
     units, about = [], {}
     for words, v in variants.items():
         measured = changed_settings(recipe, v)
@@ -449,7 +452,7 @@ def variant_units(recipe: Settings, variants: dict, seeds, budget, folder, secon
         for seed in seeds:
             settings = load_config(timed, **{'training.seed': seed})
             name = f'{slug(words)}-seed-{seed}'
-            units.append(Unit(name, settings, v.schedule, v.scale))
+            units.append(TimedTraining(name, settings, v.schedule, v.scale))
             about[name] = dict(variant=words, group=v.group, seed=seed)
     return units, about
 

@@ -5,14 +5,13 @@
 # %% auto #0
 __all__ = ['FASTEST', 'PROBE', 'LENGTHS', 'SIZES', 'TRAINING', 'TEACHERS', 'MINUTES', 'CLEAN', 'EIGHTS', 'MEASURED', 'AS_TRAINED',
            'LOOKS', 'ARRIVED', 'PaperEight', 'Axes', 'MixedPropellers', 'paper_conditions', 'recovery_conditions',
-           'eight_conditions', 'PaperFlight', 'paper_flights', 'fly_paper', 'slug', 'kept_flights', 'means', 'fastest',
-           'Episodes', 'record_episodes', 'least_squares', 'linear_probe', 'probe_policy', 'kept_probe',
+           'eight_conditions', 'PaperFlight', 'paper_flights', 'fly_paper', 'kept_flights', 'means', 'fastest',
+           'Episodes', 'record_episodes', 'least_squares', 'linear_probe', 'probe_thrust_to_weight', 'kept_probe',
            'episode_lengths', 'paper_row', 'rows_table', 'plot_eights', 'plot_speed', 'plot_probe_points',
            'plot_recovery', 'plot_disturbances']
 
 # %% ../../nbs/evaluation/paper.ipynb #9d7db38c
 import math
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -24,7 +23,7 @@ import pandas as pd
 from ..core.records import finished, load_table, save_table, write_manifest
 from ..drones import real_drones, with_conditions
 from .acceptance import check
-from .budgets import weights_hash
+from .budgets import slug, weights_hash
 from .figures import colour
 from .transfer import RampedEight
 from ..sim.conditions import FigureEight, Moving, Tilted
@@ -165,8 +164,6 @@ def fly_paper(flight,   # PaperFlight
                         fleet=np.where(real, 'real', 'held-out'))
 
 # %% ../../nbs/evaluation/paper.ipynb #2b784804
-def slug(words): return re.sub(r'[^a-z0-9.]+', '-', words.lower()).strip('-')
-
 def kept_flights(folder,   # a .parquet a condition
                  flights,  # list of PaperFlights
                  policies, # {name: RaptorPolicy}
@@ -264,12 +261,12 @@ def linear_probe(hidden, # (N, k)
 LOOKS = 25, 50, 100, 150, 200, 300, 400, 500 # steps
 ARRIVED = .2 # m from the target at the end: other episodes are left out
 
-def probe_policy(policy,   # RaptorPolicy
-                 drones,   # list of training Drones
-                 episodes, # of each
-                 seed=7,
-                 at_once=8, # episodes of each drone in a simulator
-                ):         # table, points, training: DataFrames
+def probe_thrust_to_weight(policy,   # RaptorPolicy
+                           drones,   # list of training Drones
+                           episodes, # of each
+                           seed=7,
+                           at_once=8, # episodes of each drone in a simulator
+                          ):         # table, points, training: DataFrames
     """R² at each look, and over all looks from one second on; points of the test set at
     the end; return and share that ended. Of the episodes that do not end and arrive"""
     parts = []
@@ -302,7 +299,8 @@ def kept_probe(folder, policies, drones, episodes, seed=7, log=None):
         made = dict(policy=weights_hash(policy), drones=len(drones), episodes=episodes,
                     first=drones[0].name, looks=LOOKS, seed=seed, format=2)
         if not all(finished(p, settings=made) for p in paths):
-            for p, t in zip(paths, probe_policy(policy, drones, episodes, seed)):
+            tables = probe_thrust_to_weight(policy, drones, episodes, seed)
+            for p, t in zip(paths, tables):
                 save_table(p, t)
                 write_manifest(p, settings=made, seed=seed)
         found.append([load_table(p).assign(policy=name) for p in paths])

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['BOX', 'SPEED', 'RATE', 'TILT', 'GOAL', 'SHARE', 'QUANTITIES', 'FIELDS', 'PAPER', 'SideBySide', 'Surroundings',
            'surroundings', 'chosen', 'RampedEight', 'Lanes', 'unit', 'start_state', 'lane_vehicles', 'make_simulator',
-           'make_path', 'Horizontal', 'fly_condition', 'TransferFlyer', 'work', 'fly_transfer', 'factor', 'compare',
-           'comparison', 'vehicle_table', 'unusual', 'numbers', 'transfer_row', 'transfer_checks', 'read_rows',
-           'beside_paper', 'plot_transfer', 'plot_paths', 'film', 'record_eights']
+           'make_path', 'Horizontal', 'fly_condition', 'TransferFlyer', 'relative_duration', 'fly_transfer', 'factor',
+           'compare', 'comparison', 'vehicle_table', 'unusual', 'numbers', 'transfer_row', 'transfer_checks',
+           'read_rows', 'beside_paper', 'plot_transfer', 'plot_paths', 'film', 'record_eights']
 
 # %% ../../nbs/evaluation/transfer.ipynb #02661d53
 from dataclasses import dataclass
@@ -28,8 +28,8 @@ from ..sim.conditions import Trajectory, flight_sensors
 from ..sim.loops import find_loop
 from ..sim.render import Animation
 from ..sim.rollout import FlightStatistics, Observer, Tracks, rollout
-from ..sim.rotorpy import CaptureNoise, RotorPySimulator, VEHICLES, Wind
-from ..sim.rotorpy import as_drone, motion_capture, vehicle
+from ..sim.rotorpy import CaptureNoise, DrydenWind, RotorPySimulator, VEHICLES
+from ..sim.rotorpy import motion_capture, vehicle, vehicle_as_drone
 
 # %% ../../nbs/evaluation/transfer.ipynb #019c3153
 class SideBySide:
@@ -177,7 +177,7 @@ def make_simulator(how, lanes, policies): # Surroundings, Lanes, number of polic
     wind = noise = None
     if how.wind or how.gusts:
         mean = [how.wind * unit(r, 2) for r in lanes.randoms(2)]
-        wind = Wind(mean, how.gusts, policies, lanes.seed, dt)
+        wind = DrydenWind(mean, how.gusts, policies, lanes.seed, dt)
     if how.capture:
         noise = CaptureNoise(motion_capture(1 / dt), k, policies, lanes.seed)
     simulator = RotorPySimulator(kinds * policies, wind, noise,
@@ -252,7 +252,7 @@ class TransferFlyer:
         lanes = Lanes(self.lanes.vehicles, some, self.lanes.seed)
         return fly_condition(policies, how, lanes)[0].assign(condition=name)
 
-def work(how) -> float: # Surroundings
+def relative_duration(how) -> float: # Surroundings
     "How long a condition takes, compared with others"
     seconds = 1 + 5 * how.eight if how.eight else how.seconds
     return seconds * (2.5 if how.loop else 1.)
@@ -265,10 +265,10 @@ def fly_transfer(policies,     # {name: policy}
     "Every flight of the study"
     workers = min(workers or core_count(), len(conditions))
     shares, loads = [[] for _ in range(workers)], np.zeros(workers)
-    for name, how in sorted(conditions.items(), key=lambda x: -work(x[1])):
+    for name, how in sorted(conditions.items(), key=lambda x: -relative_duration(x[1])):
         least = int(loads.argmin())
         shares[least].append((name, how))
-        loads[least] += work(how)
+        loads[least] += relative_duration(how)
     where = 'raptor_nb.evaluation.transfer:TransferFlyer'
     if workers == 1: pool = InProcess(TransferFlyer(shares[0], lanes))
     else: pool = WorkerPool(where, [(s, lanes) for s in shares])
@@ -324,7 +324,7 @@ def vehicle_table(names, # of vehicles
                   fleet, # list of Drones, trained on
                  ):      # DataFrame, a row a vehicle; last two: most of the fleet
     "What the vehicles are like"
-    drones = [as_drone(vehicle(n), n) for n in names]
+    drones = [vehicle_as_drone(vehicle(n), n) for n in names]
     lag = lambda d: float(np.mean(d.dynamics.rotor_time_constants_rising))
     row = lambda d: [*(getattr(d, q) for q in QUANTITIES[:3]), lag(d)]
     table = pd.DataFrame([row(d) for d in drones], list(names), QUANTITIES)

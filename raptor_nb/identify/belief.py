@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 
 from ..evaluation.probing import for_probing, record_hidden_states, ridge
-from .flight_log import LogError, _name, continuous, resample
+from .flight_log import LogError, _name, continuous, resample_log
 
 # %% ../../nbs/identify/belief.ipynb #c1d5a30b
 def rotation_matrices(q): # (n, 4) of length 1 -> (n, 9) rows of body to world
@@ -30,7 +30,7 @@ def observations(log,              # FlightLog with its orientation
     if 'orientation' not in log.extra:
         raise LogError(f"{_name(log.source)} has no orientation; without attitudes no "
                        "policy can be shown the flight")
-    even, _ = resample(log, 100.)
+    even, _ = resample_log(log, 100.)
     zero = np.zeros((len(even), 3))
     place = even.extra.get('position', zero + target) - np.asarray(target)
     speed = even.extra.get('linear_velocity', zero)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SENSED', 'OPTIONAL', 'MAX_ROWS', 'NEAR_END', 'LEAST_SECONDS', 'LEAST_RATE', 'GRAVITY', 'FASTEST', 'NEAR', 'PIECE',
            'LogError', 'FlightLog', 'ordered', 'saturated', 'gaps', 'tidy', 'counted', 'check_units', 'rotated_back',
-           'body_velocity', 'continuous', 'shifted', 'resample', 'pieces']
+           'body_velocity', 'continuous', 'shifted', 'resample_log', 'pieces']
 
 # %% ../../nbs/identify/flight_log.ipynb #25412cbe
 from dataclasses import dataclass, field, replace
@@ -31,7 +31,7 @@ class FlightLog:
     extra: dict = field(default_factory=dict)  # parts of `OPTIONAL`: (n, width)
     found: dict = field(default_factory=dict)  # what `tidy` counted
     source: dict = field(default_factory=dict) # file, format, what it says of itself
-    unsure: np.ndarray = None # (n,) bool: `resample` had no reading near that row
+    unsure: np.ndarray = None # (n,) bool: `resample_log` had no reading near that row
 
     def __len__(self): return len(self.time)
 
@@ -252,10 +252,10 @@ def shifted(log,      # FlightLog
                            for k, s in seconds.items()})
 
 # %% ../../nbs/identify/flight_log.ipynb #52ff3419
-def resample(log,        # FlightLog
-             rate=0.,    # 1/s; 0: the log's own, at most 1000
-             most=.03,   # s without a row that are bridged
-            ):           # FlightLog at an even rate, (n,) bool: can be relied on
+def resample_log(log,        # FlightLog
+                 rate=0.,    # 1/s; 0: the log's own, at most 1000
+                 most=.03,   # s without a row that are bridged
+                ):           # FlightLog at an even rate, (n,) bool: can be relied on
     "Every column on even steps"
     rate = min(rate or log.rate, 1000.)
     t = np.arange(0, log.seconds, 1 / rate)
@@ -309,7 +309,7 @@ def _near_saturated(log, t): # -> (len(t),) bool; None where no sensor saturated
 # %% ../../nbs/identify/flight_log.ipynb #3b3d62f4
 PIECE = 300. # s
 
-def pieces(log, rate=0., seconds=PIECE): # yields what `resample` gives
+def pieces(log, rate=0., seconds=PIECE): # yields what `resample_log` gives
     "A log in parts of about `seconds`, each with the log's own times"
     n, rate = max(round(log.seconds / seconds), 1), rate or log.rate
     edges = log.time[0] + np.linspace(0, log.seconds, n + 1)
@@ -317,5 +317,5 @@ def pieces(log, rate=0., seconds=PIECE): # yields what `resample` gives
         part = log if n == 1 else log.cut(a, b)
         if len(part) < 2: continue
         first = part.time[0]
-        even, good = resample(replace(part, time=part.time - first), rate)
+        even, good = resample_log(replace(part, time=part.time - first), rate)
         yield replace(even, time=even.time + first), good

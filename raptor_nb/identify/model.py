@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['COLUMNS', 'ONE', 'SPEED', 'SQUARE', 'PRODUCT', 'FORCE', 'TURN', 'SECONDS', 'WARM', 'SPAN', 'MOTIONS', 'LEAST',
            'Geometry', 'parse_geometry', 'load_geometry', 'rotor_speeds', 'rate_means', 'change', 'Windows', 'sensed',
-           'spans', 'grams', 'joined', 'take', 'fit', 'thrust_rows', 'fit_curve', 'fit_rising_curve', 'Solution',
-           'solve', 'at_rest', 'biases', 'excitation', 'serving', 'choose', 'in_the_air', 'cut_windows', 'known_spans']
+           'spans', 'grams', 'joined_windows', 'take', 'fit', 'thrust_rows', 'fit_curve', 'fit_rising_curve',
+           'Solution', 'solve', 'at_rest', 'biases', 'excitation', 'serving', 'choose_windows', 'in_the_air',
+           'cut_windows', 'known_spans']
 
 # %% ../../nbs/identify/model.ipynb #1779c759
 from dataclasses import dataclass
@@ -166,7 +167,7 @@ def grams(windows, rising, falling, at_once=12): # -> (W, C, 16, 16)
     return np.concatenate(out)
 
 # %% ../../nbs/identify/model.ipynb #ad0e1001
-def joined(parts): # list of Windows of one rate -> Windows
+def joined_windows(parts): # list of Windows of one rate -> Windows
     "Of several flights"
     name = lambda k: np.concatenate([getattr(p, k) for p in parts])
     told = all(p.climb is not None for p in parts)
@@ -328,12 +329,12 @@ def serving(score, # (W, 4) excitation
 # %% ../../nbs/identify/model.ipynb #3afa981e
 LEAST = 4 # windows without which it is no flight
 
-def choose(log,     # FlightLog at an even rate
-           good,    # (n,) bool
-           most=80, # windows
-           ranges=None, # list of (start, end) in s to choose from; None: all
-           bias=None, # of the sensors, as from `biases`; None: from this log
-          ):        # Windows
+def choose_windows(log,     # FlightLog at an even rate
+                   good,    # (n,) bool
+                   most=80, # windows
+                   ranges=None, # list of (start, end) in s to choose from; None: all
+                   bias=None, # of the sensors, as from `biases`; None: from this log
+                  ):        # Windows
     "The windows that move most, of those without gaps and in the air. Raises LogError"
     span = max(round(SPAN * log.rate), 1)
     rate = log.rate + 1e-4 # of times that are rounded

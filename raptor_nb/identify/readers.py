@@ -4,17 +4,17 @@
 
 # %% auto #0
 __all__ = ['CSV_COLUMNS', 'NEEDED', 'SD_NAMES', 'PX4_ORDER', 'BETAFLIGHT_ORDER', 'READERS', 'read_csv', 'read_crazyflie',
-           'optional', 'px4_order', 'read_ulog', 'px4_state', 'read_blackbox', 'kind_of', 'read_log', 'log_table']
+           'format_package', 'px4_order', 'read_ulog', 'px4_state', 'read_blackbox', 'kind_of', 'read_log', 'log_table']
 
 # %% ../../nbs/identify/readers.ipynb #f5f5e54e
 import functools
-import importlib
 import struct
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from ..core.extras import optional
 from ..core.records import file_hash, reason
 from .flight_log import FlightLog, LogError, MAX_ROWS, OPTIONAL
 from .flight_log import SENSED, continuous, tidy
@@ -182,11 +182,9 @@ _TOPICS = ['vehicle_acceleration', 'vehicle_angular_velocity', 'sensor_combined'
            'actuator_motors', 'actuator_outputs', 'vehicle_attitude',
            'vehicle_local_position']
 
-def optional(name, what): # module, or LogError that says how to get it
-    try: return importlib.import_module(name)
-    except ImportError:
-        raise LogError(f"reading {what} needs {name.split('.')[0]}, which is not "
-                       "installed: pip install 'raptor-nb[identify]'") from None
+def format_package(name, what): # module, or LogError that says how to get it
+    try: return optional(name, what, 'identify')
+    except ModuleNotFoundError as error: raise LogError(str(error)) from None
 
 def _topic(ulog, name, fields): # -> (seconds, (n, len(fields))) or None
     found = [d for d in ulog.data_list if d.name == name and d.multi_id == 0]
@@ -225,7 +223,7 @@ def px4_order(parameters): # dict of a log -> PX4's motors in the policy's order
 # %% ../../nbs/identify/readers.ipynb #a068e1b3
 def read_ulog(path, progress=None): # -> FlightLog
     "A log of PX4. Raises LogError"
-    path, core = Path(path), optional('pyulog.core', 'ULog')
+    path, core = Path(path), format_package('pyulog.core', 'reading ULog')
     try: ulog = core.ULog(str(path), _TOPICS)
     except Exception as e: # whatever a damaged file does to it
         raise LogError(f"'{path.name}' cannot be read as a ULog of PX4: "
@@ -303,7 +301,7 @@ _BLACKBOX = dict(specific_force=[f'accSmooth[{i}]' for i in range(3)],
 
 def _blackbox_rows(path): # -> field names, headers, (n, fields) float64
     "Raises LogError"
-    parser_of = optional('orangebox', "Betaflight's blackbox").Parser
+    parser_of = format_package('orangebox', "reading Betaflight's blackbox").Parser
     try:
         parser = parser_of.load(str(path))
         names, headers = parser.field_names, parser.headers

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..core.config import ConfigError
 from ..drones import DroneError
-from .drone_file import as_drone, check_excited
+from .drone_file import check_excited, identified_drone
 from .estimate import Search, identify
 from .flight_log import FlightLog, LogError, counted, tidy
 from .readers import read_log
@@ -106,7 +106,7 @@ def outcome(log,      # FlightLog, or the path of a file
         if isinstance(log, (str, Path)): log = read_log(log)
         found = identify(log, mass, geometry, how)
         check_excited(found)
-        return as_drone(found), '; '.join([counted(log), *found.notes])
+        return identified_drone(found), '; '.join([counted(log), *found.notes])
     except (LogError, DroneError, ConfigError, FileNotFoundError) as e:
         return None, str(e)
 

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['VEHICLES', 'PLACES', 'SENSES', 'MAX_SPEED', 'MAX_RATE', 'MAX_DISTANCE', 'NAMES', 'GUST_PARAMETER', 'rotorpy_module',
-           'vehicle', 'motor_order', 'rotation', 'heading', 'observation', 'RaptorController', 'as_drone',
-           'RotorPySimulator', 'Wind', 'CaptureNoise', 'motion_capture']
+           'vehicle', 'motor_order', 'rotation', 'heading', 'observation', 'RaptorController', 'vehicle_as_drone',
+           'RotorPySimulator', 'DrydenWind', 'CaptureNoise', 'motion_capture']
 
 # %% ../../nbs/sim/rotorpy.ipynb #d4459cab
 import math
@@ -129,9 +129,9 @@ def command(self: RaptorController): # -> dict
                 cmd_w=np.zeros(3), cmd_v=np.zeros(3), cmd_acc=np.zeros(3))
 
 # %% ../../nbs/sim/rotorpy.ipynb #c5ce55b2
-def as_drone(quad_params, # of RotorPy
-             name='vehicle',
-            ) -> Drone:
+def vehicle_as_drone(quad_params, # of RotorPy
+                     name='vehicle',
+                    ) -> Drone:
     "A vehicle of RotorPy in our schema. Raises FlightError, DroneError"
     q, order = quad_params, motor_order(quad_params)
     places = np.array(list(q['rotor_pos'].values()), float)[order]
@@ -155,7 +155,7 @@ class RotorPySimulator:
     "Vehicles of RotorPy, one lane each, as `rollout` flies them. Raises FlightError"
     def __init__(self,
                  vehicles,      # list of n quad_params
-                 wind=None,     # update(t, position) -> (n, 3) m/s, see `Wind`
+                 wind=None,     # update(t, position) -> (n, 3) m/s, see `DrydenWind`
                  noise=None,    # function of state and rotation, see `CaptureNoise`
                  thrust=None,   # (n, 4) share of its thrust that each rotor has
                  dt=.01,        # s, a step
@@ -286,13 +286,13 @@ def lost(self: RotorPySimulator): # -> (n,) bool
 # %% ../../nbs/sim/rotorpy.ipynb #ca95474b
 @patch(as_prop=True)
 def drones(self: RotorPySimulator): # -> list of Drones, for pictures
-    kinds = {id(v): as_drone(v) for v in self.vehicles}
+    kinds = {id(v): vehicle_as_drone(v) for v in self.vehicles}
     return [kinds[id(v)] for v in self.vehicles]
 
 # %% ../../nbs/sim/rotorpy.ipynb #d7d60e67
 GUST_PARAMETER = 30. # RotorPy's sig_wind for gusts of 1 m/s at steps of 10 ms
 
-class Wind:
+class DrydenWind:
     "RotorPy's Dryden gusts about a mean, the same for each group of lanes"
     def __init__(self,
                  mean,       # (k, 3) m/s, world
