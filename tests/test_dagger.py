@@ -29,7 +29,8 @@ needs_native = pytest.mark.skipif(not native.available(), reason="no C++ compile
 @pytest.fixture(scope="module")
 def settings():
     return load_config("default", distillation=SMALL, environment=dict(episode_steps=40), apg=APG,
-                       validation=dict(num_drones=2), training=dict(seed=5), direct=dict(horizon=20))
+                       validation=dict(num_drones=2), training=dict(seed=5),
+                       direct=dict(horizon=20))
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,8 @@ TINY = {
     "distillation.dagger.log_interval": 1, "distillation.dagger.validation_interval": 2,
     "validation.num_drones": 2, "validation.selection_drones": 2,
     "distillation.fine_tuning.num_updates": 2, "distillation.fine_tuning.flights": 16,
-    "direct.horizon": 5, "direct.log_interval": 1, "direct.extra_train_drones": 2, "direct.ood_train_drones": 1}
+    "direct.horizon": 5, "direct.log_interval": 1,
+    "direct.extra_train_drones": 2, "direct.ood_train_drones": 1}
 DRONES = sample_fleet(2)
 
 

@@ -214,10 +214,11 @@ def test_a_dask_worker_of_this_machine_that_is_gone_is_started_again():
     assert list(cluster.workers) == [1] and cluster.asked == [2]
 
 
-def test_a_driver_whose_dask_scheduler_is_gone_says_so_although_its_cluster_cannot_be_closed(tmp_path, monkeypatch):
+def test_a_scheduler_that_is_gone_is_said_although_its_cluster_cannot_be_closed(
+        tmp_path, monkeypatch):
     class Client: status = "closed"
     class Cluster:
-        def close(self): raise OSError("Timed out trying to connect to tcp://127.0.0.1:35473 after 30 s")
+        def close(self): raise OSError("Timed out trying to connect")
     engine = S.Dask.__new__(S.Dask)
     engine.client, engine.cluster, engine.futures = Client(), Cluster(), {}
     engine.submit = lambda places: [str(p) for p in places]
@@ -414,7 +415,8 @@ def test_a_dask_cluster_whose_workers_are_killed_gives_the_same_students(alone, 
 def test_dask_without_any_worker_left_goes_on(tmp_path, monkeypatch):
     pytest.importorskip("distributed")
     here = str(Path(__file__).parent) # workers find the unit's function there
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")])))
+    path = [here, os.environ.get("PYTHONPATH")]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, path)))
     engine, place = S.Dask(Scale(engine="dask", workers=1)), describe(counting("a"), tmp_path)
     try:
         engine.client.run(lambda: None)
