@@ -1,6 +1,6 @@
 """What a few more inputs give a student that follows a moving target -> more_inputs.json
 
-python benchmarks/more_inputs.py [--updates 200] [--seeds 3] [--output runs/more_inputs]
+python benchmarks/more_inputs.py [--updates 150] [--seeds 3] [--output runs/more_inputs]
 
 In the frame of a moving target, whose acceleration is a, a drone without drag feels the force -m a besides its own. So a student
 that is told a is one that is told a part of the force: the gust of a training flight becomes the motion of its target, the steady
@@ -136,7 +136,7 @@ def teachers(out, n):
 
 def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    p.add_argument("--updates", type=int, default=200)
+    p.add_argument("--updates", type=int, default=150)
     p.add_argument("--seeds", type=int, default=3)
     p.add_argument("--flights", type=int, default=64, help="at once")
     p.add_argument("--learning-rate", type=float, default=.003)

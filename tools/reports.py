@@ -29,7 +29,7 @@ REPORTS = {
 }
 OTHERS = {  # what other programs and further policies leave in a report
     "direct": ["long.json", "long.yaml"],
-    "paper": ["lead.json", "figures/lead.png"],
+    "paper": ["lead.json", "figures/lead.png", "more_inputs.json"],
     "real": ["specialists.json"],
     "transfer": ["real32.csv", "betaflight_real_time.json"],
 }
