@@ -17,12 +17,10 @@ import torch
 
 from raptor_nb.core.records import load_json, save_json
 from raptor_nb.drones import sample_split
-from raptor_nb.learn import apg, direct
-from raptor_nb.learn.direct import Flights, TorchTraining, block_step, student_cost
+from raptor_nb.learn import apg
+from raptor_nb.learn.direct import Flights, TorchTraining
 from raptor_nb.learn.engines import env_step
-from raptor_nb.learn.soap import INITIAL
 from raptor_nb.learn.student import extra_drones
-from raptor_nb.learn.traits import cost_share, slower, unpack_traits
 from raptor_nb.policy import RaptorPolicy, Teachers
 from raptor_nb.settings import load_config
 from raptor_nb.sim import physics
@@ -41,25 +39,15 @@ class Moving(Flights):
         turn = self.frequency * (self.age + seconds)[..., None] + self.phase
         return self.gust * torch.sin(2 * math.pi * turn)
 
-    def fly(self, w, weights, step):
-        "As `Flights.fly`, with more inputs"
-        params, reset_state, ended = self.begin_segment()
-        state, hidden, past, how = self.state, self.hidden, self.past, self.how
-        velocity, traits = self.seen, unpack_traits(self.traits)
-        weights, total, ends = slower(weights, traits), 0., 0.
-        h0 = w[INITIAL].repeat_interleave(direct.BLOCK, 0)[:, None]
-        for t in range(how.horizon):
-            force = self.force_after(.01 * t, params)
-            seen = physics.observe_privileged(state, force, params, 22)
-            inputs, velocity, past = self.show(seen, velocity, past, traits, ended)
-            more = [self.acceleration(.01 * t + AHEAD * k) for k in range(self.moments)]
-            hidden = torch.where(ended[..., None], h0, hidden)
-            action, hidden = block_step(w, torch.cat([inputs, *more], -1), hidden)
-            state, observation, paid, ended = step(state, memory_layout(action), force, reset_state, params, weights, 22)
-            excess = torch.relu(action.abs() - 1).square().sum(-1)
-            total, ends = total + (paid + weights.excess * excess) * cost_share(traits), ends + ended.float()
-        self._move_on(state, torch.where(ended[..., None], h0, hidden), past, velocity, observation, ended)
-        return total.reshape(-1, direct.BLOCK).mean(1) / how.horizon, ends.mean().item() / how.horizon
+    def begin_segment(self):
+        self.steps = 0
+        return super().begin_segment()
+
+    def show(self, *sensed):
+        inputs, velocity, past = super().show(*sensed)
+        more = [self.acceleration(.01 * self.steps + AHEAD * k) for k in range(self.moments)]
+        self.steps += 1
+        return torch.cat([inputs, *more], -1), velocity, past
 
 
 def with_inputs(student, moments): # -> RaptorPolicy that does not use its further inputs yet

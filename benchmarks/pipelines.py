@@ -1,6 +1,6 @@
 """A whole profile, with its notebooks and by its command, on every engine -> pipelines.json
 
-python benchmarks/pipelines.py [--engines local,dask,slurm] [--profile quick] [--output reports/scale]
+python benchmarks/pipelines.py [--engines local,dask,slurm] [--profile quick] [--threads 1] [--output reports/scale]
 
 Every weight that a run leaves (teachers, students, the kept student) and every value of its verdict but seconds and memory are
 compared with those of the first engine. SLURM is started on this machine, where it can be (as root, with slurm-wlm and munge)."""
@@ -38,12 +38,15 @@ def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("--engines", default="local,dask,slurm")
     p.add_argument("--profile", default="quick")
+    p.add_argument("--threads", type=int, default=1, help="of a unit of Dask and SLURM")
     p.add_argument("--output", default="reports/scale")
     args = p.parse_args()
     top, rows, first = Path(tempfile.mkdtemp()), [], None
+    profile = top / f"{args.profile}.yaml"
+    profile.write_text(f"inherit: {args.profile}.yaml\nscale: {{threads: {args.threads}}}\n")
     for engine in args.engines.split(","):
         run, before = top / engine, load()
-        command = [shutil.which("raptor_pipeline"), "--profile", args.profile, "--engine", engine, "--output-dir", str(run)]
+        command = [shutil.which("raptor_pipeline"), "--profile", str(profile), "--engine", engine, "--output-dir", str(run)]
         with cluster(engine, top):
             began = time.monotonic()
             done = subprocess.run(command, capture_output=True, text=True)
@@ -53,7 +56,7 @@ def main():
         first = first or (made, said)
         equal = [name for name in first[0] if name in made and same(made[name], first[0][name])]
         told = [name for name in first[1] if said.get(name) == first[1][name]]
-        rows.append(dict(engine=engine, profile=args.profile, seconds=took, load=before, files=len(made), equal_files=len(equal),
+        rows.append(dict(engine=engine, profile=args.profile, threads=args.threads, seconds=took, load=before, files=len(made), equal_files=len(equal),
                          values=len(said), equal_values=len(told), different=sorted(set(first[0]) - set(equal)) + sorted(set(first[1]) - set(told))))
         print(rows[-1], flush=True)
         save_json(Path(args.output) / "pipelines.json", rows)
