@@ -42,7 +42,7 @@ def main():
     p.add_argument("--output", default="reports/scale")
     args = p.parse_args()
     top, rows, first = Path(tempfile.mkdtemp()), [], None
-    profile = top / f"{args.profile}.yaml"
+    profile = top / "profile.yaml"  # another name than what it inherits
     profile.write_text(f"inherit: {args.profile}.yaml\nscale: {{threads: {args.threads}}}\n")
     for engine in args.engines.split(","):
         run, before = top / engine, load()
