@@ -1,5 +1,6 @@
 "What distillation and fine-tuning share: drones, disturbances, and the best student so far"
 import math
+import random
 from types import SimpleNamespace
 
 import pandas as pd
@@ -70,6 +71,16 @@ def test_drones_that_are_hard_to_turn_are_drawn_more_often():
     assert often(.5) == pytest.approx([(x / 7 + 1 / 3) / 2 for x in (4, 2, 1)])
 
 
+def test_weak_drones_can_be_favoured_as_well():
+    fleet = sample_fleet(50)
+    turn, both, lift = (student.sampling_probabilities(fleet, 1., weak) for weak in (0., .5, 1.))
+    assert both.tolist() == pytest.approx(((turn + lift) / 2).tolist())
+    lags = [sum(d.dynamics.rotor_time_constants_rising + d.dynamics.rotor_time_constants_falling) for d in fleet]
+    wanted = [lag / (d.thrust_to_weight - 1) for lag, d in zip(lags, fleet)]
+    assert lift.tolist() == pytest.approx([w / sum(wanted) for w in wanted])
+    assert student.sampling_probabilities(fleet, 0., 1.).tolist() == pytest.approx([1 / 50] * 50)
+
+
 def test_the_hardest_of_a_fleet_is_drawn_most_often():
     fleet = sample_fleet(50)
     often = student.sampling_probabilities(fleet, .5)
@@ -89,6 +100,33 @@ def test_extra_drones_are_nobodys_and_some_are_out_of_distribution():
     assert max(d.thrust_to_weight for d in beyond) <= 12
     again = student.extra_drones(settings, settings.direct)
     assert [d.to_dict() for d in drones] == [d.to_dict() for d in again]
+
+
+def test_drones_of_any_build_are_as_strong_as_the_others_but_built_otherwise():
+    settings = load_config("default", direct=dict(
+        extra_train_drones=0, ood_train_drones=40, ood_thrust_to_weight=20., ood_any_build=True))
+    rebuilt = student.extra_drones(settings, settings.direct)
+    assert len({d.name for d in rebuilt}) == 40
+    idle = [d.dynamics.rotor_thrust_coefficients[0][0] for d in rebuilt]
+    assert min(idle) < 0 < max(idle)
+    for d in rebuilt:
+        full = sum(d.dynamics.rotor_thrust_coefficients[0])
+        weight = d.mass * 9.81
+        assert 4 * full / weight == pytest.approx(d.thrust_to_weight, rel=1e-4)
+        share = d.dynamics.rotor_thrust_coefficients[0][0] / full
+        assert -.08 <= share <= min(.04, .4 / d.thrust_to_weight) + 1e-9
+
+
+def test_rebuilt_keeps_thrust_and_changes_inertia_braking_and_curve():
+    drone = sample_fleet(1)[0]
+    for seed in range(20):
+        new = student.rebuilt(drone, 4., random.Random(seed))
+        assert new.thrust_to_weight == pytest.approx(drone.thrust_to_weight, rel=1e-4)
+        assert drone.torque_to_inertia / 4.001 < new.torque_to_inertia < 1.001 * drone.torque_to_inertia
+        old, now = drone.dynamics, new.dynamics
+        assert now.rotor_time_constants_rising == pytest.approx(old.rotor_time_constants_rising)
+        between = sorted((old.rotor_time_constants_rising[0], old.rotor_time_constants_falling[0]))
+        assert between[0] * .999 <= now.rotor_time_constants_falling[0] <= between[1] * 1.001
 
 
 @pytest.mark.parametrize("split", ["validation", "selection", "ood_selection"])

@@ -75,12 +75,13 @@ SECTIONS = ('training', 'apg', 'direct', 'student', 'environment',
             'domain_randomization', 'flight_randomization')
 
 LATER = {'long_horizon': 0, 'keep_last': False, 'weight_decay': 0.,
-         'ood_thrust_to_weight': 12., 'ood_rotor_lag': .6} # came after some units
+         'ood_thrust_to_weight': 12., 'ood_rotor_lag': .6, 'ood_any_build': False,
+         'weak_drone_share': 0., 'barrier_weight': 20.,
+         'position_barrier': .75} # of direct training, came after some units
 
-def _as_it_was(values): # a section of settings, without what is as it was before
-    if not isinstance(values, dict): return values
-    return {k: _as_it_was(v) for k, v in values.items()
-            if not (k in LATER and v == LATER[k])}
+def _as_it_was(section, values): # of settings, without what is as it was before
+    if section != 'direct': return values
+    return {k: v for k, v in values.items() if not (k in LATER and v == LATER[k])}
 
 def made_of(unit: TimedTraining) -> dict:
     "What decides the weights of a unit and the meaning of its seconds"
@@ -89,7 +90,7 @@ def made_of(unit: TimedTraining) -> dict:
     settings = unit.settings.to_dict()
     own = dict(schedule=unit.schedule, scale=unit.scale, road=unit.road,
                threads=unit.threads, format=1)
-    return own | {k: _as_it_was(settings[k]) for k in (*SECTIONS, *more)}
+    return own | {k: _as_it_was(k, settings[k]) for k in (*SECTIONS, *more)}
 
 # %% ../../nbs/evaluation/budgets.ipynb #8429a212
 _fleets, _sampling = {}, threading.Lock()
@@ -98,7 +99,7 @@ def training_fleet(settings: Settings) -> list: # of Drones
     "Those that teachers would have, further ones, and some out of distribution"
     how, of = settings.direct, settings.domain_randomization
     counts = how.num_drones, how.extra_train_drones, how.ood_train_drones
-    ranges = how.ood_thrust_to_weight, how.ood_rotor_lag
+    ranges = how.ood_thrust_to_weight, how.ood_rotor_lag, how.ood_any_build
     key = counts, ranges, str(asdict(of))
     with _sampling:
         if key not in _fleets:
