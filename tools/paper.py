@@ -4,7 +4,7 @@
     python tools/paper.py --html     the page alone: build/paper.html
     python tools/paper.py --table    the page's table anew, from reports/paper/verdict.json
 """
-import json, re, subprocess, sys, tempfile
+import argparse, json, re, subprocess, tempfile
 from pathlib import Path
 
 from markdown_it import MarkdownIt
@@ -86,11 +86,16 @@ def print_page(html, pdf):
 
 
 def main():
-    if "--table" in sys.argv[1:]: return write_table()
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--html", action="store_true", help="the page alone")
+    parser.add_argument("--table", action="store_true", help="the table alone, in its page")
+    args = parser.parse_args()
+    if args.table: return write_table()
     html, pdf = ROOT / "build/paper.html", ROOT / "build/paper.pdf"
     html.parent.mkdir(exist_ok=True)
     html.write_text(page(), encoding="utf-8")
-    if "--html" in sys.argv[1:]: return print(html)
+    if args.html: return print(html)
     print_page(html, pdf)
     print(f"{pdf}, {pdf.stat().st_size / 1e6:.1f} MB")
 
