@@ -50,7 +50,7 @@ run: export WARM := $(PROFILE)
 run: setup       ## both roads to a student, export, flights and the report: runs/quick/report
 	$(BIN)/raptor_pipeline --profile $(PROFILE) $(if $(ROAD),--road $(ROAD)) $(if $(ENGINE),--engine $(ENGINE))
 
-foundation: setup ## two students by the direct road, the better one under all conditions: runs/full/report; studies where there are teachers
+foundation: setup ## three students by the direct road, the best under all conditions: runs/full/report; studies where there are teachers
 	$(BIN)/raptor_pipeline --profile full $(if $(ROAD),--road $(ROAD)) $(if $(ENGINE),--engine $(ENGINE)) --studies 09_published_recipe,08_understand
 
 gpu: setup       ## what a GPU changes: the same gradients, steps a second, memory, seconds of a policy: runs/gpu/report_gpu

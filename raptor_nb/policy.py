@@ -610,8 +610,7 @@ PRETRAINED = { # name: file
     'v1': 'v1.safetensors',           # the same today; stays when the default changes
     'real': 'real.safetensors',       # trained for what real drones have
     'real32': 'real32.safetensors',   # the same with a hidden state of 32
-    'real-v1': 'real-v1.safetensors', # those two as they were first
-    'real32-v1': 'real32-v1.safetensors'}
+    'real32-v1': 'real32-v1.safetensors'} # as that was at first
 
 @patch(cls_method=True)
 def pretrained(cls:RaptorPolicy, name='student'): # RaptorPolicy

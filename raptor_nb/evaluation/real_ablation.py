@@ -31,12 +31,7 @@ OTHERS = {'all traits': {'real_drones.plain_share': 1.},
           'flights without traits': {'real_drones.plain_share': 0.},
           'longer segments': {'direct.long_horizon': 0},
           'weight decay': {'direct.weight_decay': 0.},
-          'weight on precision above 1': {'direct.precision_weight': 1.},
-          'more new flights': {'direct.reset_probability': .3},
-          'more samples of weak drones': {'direct.weak_drone_share': 0.},
-          'drones of any build': {'direct.ood_any_build': False},
-          'higher barriers': {'direct.barrier_weight': 20.,
-                              'direct.position_barrier': .75}}
+          'weight on precision above 1': {'direct.precision_weight': 1.}}
 
 def real_variants(sizes=(), # further hidden sizes
                  ):         # {what is left out: Variant}
@@ -63,8 +58,7 @@ CONDITIONS = (
     'velocity filtered by 50 ms', 'velocity filtered by 100 ms',
     'velocity late by 30 ms', 'one rotor 30 % weaker',
     'centre of gravity 25 % of the arm off, thrust-to-weight 1.7 to 2.2',
-    'thrust-to-weight 8 to 12', 'torque-to-inertia 40 to 100',
-    'thrust linear in the command',
+    'torque-to-inertia 40 to 100', 'thrust linear in the command',
     'payload of half the weight', 'drag, wind of 7 m/s', 'px4, from 5 m away')
 
 def real_ablation_conditions(settings): # -> {name: condition}
