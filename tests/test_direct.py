@@ -168,7 +168,8 @@ def two_engines(s, student, drones):
     pytest.param(4, 25, {}, id="four"), pytest.param(20, 25, {}, id="padded"),
     pytest.param(64, 1, {}, id="one-step"),
     pytest.param(16, 25, dict(huber_delta=.2, precision_weight=.1, excess_weight=3.,
-                              velocity_barrier=.5, max_velocity=4.), id="other-weights")])
+                              velocity_barrier=.5, max_velocity=4.), id="other-weights"),
+    pytest.param(16, 25, dict(other_rate_share=1.), id="other-rates")])
 def test_both_engines_find_the_same_gradients(hidden, horizon, changes):
     student = student_of(hidden=hidden)
     with torch.no_grad(): student.gru.initial_hidden_state.normal_(std=.3)
@@ -419,6 +420,20 @@ def test_what_a_student_pays_and_where_flights_end():
     assert of_teachers.excess == 0. and weights.barrier == of_teachers.barrier
     limits, fleet = physics.batch_params(DRONES).limits, direct.fleet_params(DRONES, s.direct)
     assert fleet.limits[1] == 5. and fleet.limits[2] == limits[2]
+
+
+def test_some_drones_are_flown_at_other_rates():
+    def steps(share):
+        how = settings(other_rate_share=share).direct
+        return direct.fleet_params(DRONES * 100, how).dt
+    assert steps(0.) == .01
+    some = steps(.3)
+    other = some != .01
+    assert other.float().mean().item() == pytest.approx(.3, abs=.06)
+    rates = 1 / steps(1.)
+    assert 80 < rates.min() < 82 and 123 < rates.max() < 125
+    assert rates.median().item() == pytest.approx(100, abs=3)
+    assert torch.equal(some[other], steps(1.)[other]), "drawn alike at every call"
 
 
 # ---- parameters of C++

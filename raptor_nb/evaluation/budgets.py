@@ -76,7 +76,7 @@ SECTIONS = ('training', 'apg', 'direct', 'student', 'environment',
 
 LATER = {'long_horizon': 0, 'keep_last': False, 'weight_decay': 0.,
          'ood_thrust_to_weight': 12., 'ood_rotor_lag': .6, 'ood_any_build': False,
-         'weak_drone_share': 0., 'barrier_weight': 20.,
+         'weak_drone_share': 0., 'other_rate_share': 0., 'barrier_weight': 20.,
          'position_barrier': .75} # of direct training, came after some units
 
 def _as_it_was(section, values): # of settings, without what is as it was before
