@@ -609,7 +609,8 @@ PRETRAINED = { # name: file
     'student': 'student.safetensors', # the default
     'v1': 'v1.safetensors',           # the same today; stays when the default changes
     'real': 'real.safetensors',       # trained for what real drones have
-    'real32': 'real32.safetensors',   # the same with a hidden state of 32
+    'real-v1': 'real-v1.safetensors', # as that was at first
+    'real32': 'real32.safetensors',   # for real drones, with a hidden state of 32
     'real32-v1': 'real32-v1.safetensors'} # as that was at first
 
 @patch(cls_method=True)
