@@ -36,7 +36,7 @@ RATE = .3 # 1/s, of those that adapt
 
 LEADS = {
     'student': Lead(0., .014),
-    'real': Lead(-.01, .017),
+    'real': Lead(-.017, .019),
     'published': Lead(.05, .055)}
 
 def find_lead(given, # a Lead, the name of a policy, or the name and ', adaptive'
