@@ -31,7 +31,7 @@ OTHERS = {  # what other programs and further policies leave in a report
     "direct": ["long.json", "long.yaml"],
     "paper": ["lead.json", "figures/lead.png", "more_inputs.json"],
     "real": ["specialists.json", "real32_last.yaml"],
-    "transfer": ["real32-v1.csv", "betaflight_real_time.json"],
+    "transfer": ["real32.csv", "betaflight_real_time.json"],
 }
 EXPORTED = [TARGETS[name].file for name in targets_for(RaptorPolicy.pretrained(), "all")]
 
