@@ -183,7 +183,8 @@ def test_mistake_is_blamed_on_the_file_that_made_it(tmp_path):
 
 
 def test_packaged_files():
-    assert config_names() == ['default', 'full', 'full32', 'full32_more', 'full_more', 'pre_training', 'quick']
+    assert config_names() == ['default', 'full', 'full32', 'full32_more', 'full_more',
+                              'pre_training', 'quick']
     assert load_config('default') == load_config('default.yaml') == load_config() == Settings()
     quick, full = load_config('quick'), load_config('full')
     assert (quick.training.num_teachers, quick.distillation.num_teachers) == (64, 64)
