@@ -13,6 +13,9 @@ namespace {
 #ifdef __wasm__
 constexpr int OUT_TILE = 2, IN_TILE = 2, ROW_TILE = 2, COLUMN_TILE = 1;
 constexpr int STEPS_ROWS = 2, STEPS_COLUMNS = 1, OBS_ROWS = 2;
+#elif !defined(__AVX512F__)  // sixteen registers that hold eight numbers, or 32 that hold four: a V takes two, or four
+constexpr int OUT_TILE = 4, IN_TILE = 4, ROW_TILE = 2, COLUMN_TILE = 2;
+constexpr int STEPS_ROWS = 4, STEPS_COLUMNS = 1, OBS_ROWS = 2;
 #else
 constexpr int OUT_TILE = 16, IN_TILE = 16, ROW_TILE = 4, COLUMN_TILE = 4;
 constexpr int STEPS_ROWS = 8, STEPS_COLUMNS = 3, OBS_ROWS = 11;

@@ -7,7 +7,12 @@
 
 namespace {
 
-constexpr int P = 32, R = 8;  // columns of a panel; rows of a product in registers
+constexpr int P = 32;  // columns of a panel
+#ifdef __AVX512F__
+constexpr int R = 8;   // rows of a product in registers
+#else
+constexpr int R = 2;
+#endif
 constexpr int ACTIONS = 4;
 constexpr float LOG_STD_MIN = -20.f, LOG_STD_MAX = 2.f;
 
