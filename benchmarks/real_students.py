@@ -10,10 +10,15 @@ starts in l2f. A row a student:
     filter_20_s                      m, of the last 5 s of 20, on 64 drones
     offset                           survival, centre of gravity 25 % of the arm off on weak drones, three flights each
     eight_5_5, eight_3_5, jumps      m, RMSE in figure eights and behind a target that jumps
+    command_gain                     median on 64 hovering drones of the largest eigenvalue (real part) of the commands' derivative by the
+                                     previous commands; a loop that calls the policy often between two moves of the memory shows it its own
+                                     commands, and beyond 1 they run away
     circling_RATE, lost_RATE         drones that still circle (further away than 10 cm), or are lost, 16 s after they began 10 m away, as
                                      PX4 shows errors, with a loop of 100 to 400 Hz; and with Betaflight's limits at 2 kHz"""
 import argparse
 from pathlib import Path
+
+import torch
 
 from raptor_nb.core.records import save_json
 from raptor_nb.evaluation.scores import fly_real
@@ -23,6 +28,7 @@ from raptor_nb.settings import load_config
 from raptor_nb.sim.conditions import conditions
 from raptor_nb.sim.loops import LOOPS, Loop
 from raptor_nb.sim.real import loop_conditions, real_conditions, real_flights
+from raptor_nb.sim.rollout import evaluate
 
 SHIPPED = "real32", "real", "real32-v1", "real-v1"
 RATES = 100, 200, 250, 400
@@ -55,6 +61,17 @@ def row(flown, name):  # -> dict
     return out
 
 
+def command_gain(policy, drones, condition, step=300):
+    flown, tracks = evaluate(policy, drones, condition, record=True)
+    kept = ~torch.tensor(flown.terminated.to_numpy(bool))
+    seen = torch.tensor(tracks["observation"])[kept]
+    with torch.no_grad(): hidden = policy(seen[:, :step])[1]
+    now = seen[:, step]
+    commands = lambda previous: policy(torch.cat([now[:, :18], previous], 1)[:, None], hidden)[0].sum((0, 1))
+    slopes = torch.autograd.functional.jacobian(commands, now[:, 18:])  # (4, drones, 4)
+    return torch.linalg.eigvals(slopes.permute(1, 0, 2)).real.max(1).values.median().item()
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("students", nargs="*", metavar="NAME=FILE", help="others than those of the package; of those, NAME alone")
@@ -73,7 +90,8 @@ def main():
         few = f.drones[:64] if f.condition == "long" else f.drones
         flights.append(f._replace(drones=[d for d in few for _ in range(times)]))
     flown = fly_real(flights, policies, settings.evaluation.seed)
-    table = [row(flown, name) for name in policies]
+    gain = lambda policy: command_gain(policy, drones[:64], conditions(settings)["clean"])
+    table = [row(flown, name) | dict(command_gain=gain(policy)) for name, policy in policies.items()]
     save_json(Path(args.output) / "students.json", table)
     for line in table: print(line)
 
