@@ -83,12 +83,12 @@ def disturbances(environments=16, knots=5, resets=3, seed=0, **changes):
     return out._replace(**changes)
 
 
-def own_flights(): # -> parameters, flights, optimiser, gradients of the last update
-    "Some updates of a student by its own flights, past the first rotation"
+def own_flights(updates=6): # -> parameters, flights, optimiser, gradients of the last update
+    "Some updates of a student by its own flights; six are past the first rotation"
     s = load_config("default", direct=dict(flights=48, horizon=30), apg=dict(engine="native"),
                     flight_randomization=dict(velocity_jumps=3., delay_share=.5))
     run = direct.begin_training(s, s.direct, student_of(20), DRONES)
-    run.advance([.005] * 6)
+    run.advance([.005] * updates)
     return run.parameters, run.pool, run.optimiser, run.block_gradients
 
 
