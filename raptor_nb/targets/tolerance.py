@@ -83,7 +83,7 @@ READERS_TOLERANCE = 1e-6 # of foundation_policy, on average
 def example(policy,  # RaptorPolicy
             steps,   # T, at most
             flights, # B
-            within=READERS_TOLERANCE, # of an action, on average of steps and flights
+            within=.6 * READERS_TOLERANCE, # of an action, on average of steps and flights
            ):        # observations (T, B, 22), actions (T, B, 4), float32
     "A record of flights, where the policy can fly, as long as any reader can repeat it"
     kind = 'flight' if (policy.obs_dim, policy.action_dim) == (22, 4) else 'random'
