@@ -1,10 +1,11 @@
-"""What chooses among students for real drones, on drones that no report is about -> students.json
+"""What chooses among students for real drones, on drones that no report is about -> students.json, frontier.png
 
 python benchmarks/real_students.py [NAME=FILE ...] [--output runs/real] [--drones 512] [--published]
 
 Students that come with the package (`real32`, `real`, `real32-v1`, `real-v1`), others by name and file, all on the same selection drones and
 starts in l2f. A row a student:
 
+    hidden                           size of the hidden state
     return, survival                 clean; and `noise_return` with noise of .03
     filter                           m, steady error behind a velocity filter of 50 ms
     filter_20_s                      m, of the last 5 s of 20, on 64 drones
@@ -14,13 +15,18 @@ starts in l2f. A row a student:
                                      previous commands; a loop that calls the policy often between two moves of the memory shows it its own
                                      commands, and beyond 1 they run away
     circling_RATE, lost_RATE         drones that still circle (further away than 10 cm), or are lost, 16 s after they began 10 m away, as
-                                     PX4 shows errors, with a loop of 100 to 400 Hz; and with Betaflight's limits at 2 kHz"""
+                                     PX4 shows errors, with a loop of 100 to 400 Hz; and with Betaflight's limits at 2 kHz
+
+The figure has `filter` over `eight_5_5`: what a late velocity costs in tracking, with how large a hidden state. `--draw FILE` draws it again
+from a students.json, without any flights."""
 import argparse
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import torch
 
-from raptor_nb.core.records import save_json
+from raptor_nb.core.records import load_json, save_json
+from raptor_nb.evaluation import figures
 from raptor_nb.evaluation.scores import fly_real
 from raptor_nb.learn.student import validation_drones
 from raptor_nb.policy import RaptorPolicy, load_policy
@@ -72,13 +78,35 @@ def command_gain(policy, drones, condition, step=300):
     return torch.linalg.eigvals(slopes.permute(1, 0, 2)).real.max(1).values.median().item()
 
 
+def draw(table, path):  # rows of students.json
+    fig, ax = plt.subplots(figsize=(7, 4.5), layout="constrained")
+    colours = {size: f"C{i}" for i, size in enumerate(sorted({r["hidden"] for r in table}))}
+    for r in table:
+        x, y = 100 * r["eight_5_5"], 1000 * r["filter"]
+        published = r["policy"] == "published"
+        ax.loglog(x, y, "s" if published else "o", color="grey" if published else colours[r["hidden"]], markersize=6)
+        ax.annotate(r["policy"], (x, y), xytext=(6, 3), textcoords="offset points", fontsize=8)
+    for size, c in colours.items(): ax.plot([], [], "o", color=c, label=f"{size} units")
+    ax.axhline(6, color="grey", linewidth=.8, linestyle=":")
+    ax.axvline(4.5, color="grey", linewidth=.8, linestyle=":", label="asked for")
+    for axis in (ax.xaxis, ax.yaxis): figures.log_ticks(axis)
+    ax.set(xlabel="RMSE in a figure eight of 5.5 s, cm", ylabel="steady error, velocity filtered by 50 ms, mm")
+    ax.margins(x=.15)
+    ax.legend(frameon=False)
+    figures.save_figure(fig, path)
+    plt.close(fig)
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("students", nargs="*", metavar="NAME=FILE", help="others than those of the package; of those, NAME alone")
     p.add_argument("--drones", type=int, default=512)
     p.add_argument("--output", default="runs/real")
     p.add_argument("--published", action="store_true", help="the published policy too")
+    p.add_argument("--draw", metavar="FILE", help="a students.json: the figure alone")
     args = p.parse_args()
+    figure = Path(args.output) / "frontier.png"
+    if args.draw: return draw(load_json(args.draw), figure)
     settings = load_config("full")
     given = [text.partition("=") for text in args.students or SHIPPED]
     policies = {name: load_policy(file) if file else RaptorPolicy.pretrained(name) for name, _, file in given}
@@ -91,8 +119,9 @@ def main():
         flights.append(f._replace(drones=[d for d in few for _ in range(times)]))
     flown = fly_real(flights, policies, settings.evaluation.seed)
     gain = lambda policy: command_gain(policy, drones[:64], conditions(settings)["clean"])
-    table = [row(flown, name) | dict(command_gain=gain(policy)) for name, policy in policies.items()]
+    table = [row(flown, name) | dict(hidden=policy.hidden_dim, command_gain=gain(policy)) for name, policy in policies.items()]
     save_json(Path(args.output) / "students.json", table)
+    draw(table, figure)
     for line in table: print(line)
 
 
