@@ -38,6 +38,7 @@ from raptor_nb.sim.rollout import evaluate
 
 SHIPPED = "real32", "real", "real32-v1", "real-v1"
 RATES = 100, 200, 250, 400
+LEFT = {"full32-44": (-4, 4), "real32": (-5, -2), "real32-v1": (-6, -4)}  # names that would lie on others: to the left, in points
 OFFSET = "centre of gravity 25 % of the arm off, thrust-to-weight 1.7 to 2.2"
 
 
@@ -85,7 +86,9 @@ def draw(table, path):  # rows of students.json
         x, y = 100 * r["eight_5_5"], 1000 * r["filter"]
         published = r["policy"] == "published"
         ax.loglog(x, y, "s" if published else "o", color="grey" if published else colours[r["hidden"]], markersize=6)
-        ax.annotate(r["policy"], (x, y), xytext=(6, 3), textcoords="offset points", fontsize=8)
+        left = r["policy"] in LEFT
+        ax.annotate(r["policy"], (x, y), xytext=(LEFT.get(r["policy"]) or (6, 3)), textcoords="offset points", fontsize=8,
+                    ha="right" if left else "left")
     for size, c in colours.items(): ax.plot([], [], "o", color=c, label=f"{size} units")
     ax.axhline(6, color="grey", linewidth=.8, linestyle=":")
     ax.axvline(4.5, color="grey", linewidth=.8, linestyle=":", label="asked for")
