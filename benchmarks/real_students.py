@@ -27,7 +27,7 @@ import torch
 
 from raptor_nb.core.records import load_json, save_json
 from raptor_nb.evaluation import figures
-from raptor_nb.evaluation.scores import fly_real
+from raptor_nb.evaluation.scores import ASKED, fly_real
 from raptor_nb.learn.student import validation_drones
 from raptor_nb.policy import RaptorPolicy, load_policy
 from raptor_nb.settings import load_config
@@ -39,6 +39,7 @@ from raptor_nb.sim.rollout import evaluate
 SHIPPED = "real32", "real", "real32-v1", "real-v1"
 RATES = 100, 200, 250, 400
 LEFT = {"full32-44": (-4, 4), "real32": (-5, -2), "real32-v1": (-6, -4)}  # names that would lie on others: to the left, in points
+FILTER, EIGHT = "velocity filtered by 50 ms", "figure eight in 5.5 s"
 OFFSET = "centre of gravity 25 % of the arm off, thrust-to-weight 1.7 to 2.2"
 
 
@@ -47,9 +48,9 @@ def grid(settings):  # -> {name: condition}
     far = loop_conditions(settings)["px4, from 10 m away"]
     seen = LOOPS["px4"]
     loops = {rate: Loop(rate, seen.position, seen.velocity, first=0.) for rate in RATES} | {"betaflight": LOOPS["betaflight"]}
-    filtered = real["velocity filtered by 50 ms"]
+    filtered = real[FILTER]
     out = dict(clean=real["clean"], noise=plain["noise 0.03"], filter=filtered, offset=real[OFFSET])
-    out |= dict(eight_5_5=real["figure eight in 5.5 s"], eight_3_5=real["figure eight in 3.5 s"], jumps=plain["target steps"])
+    out |= dict(eight_5_5=real[EIGHT], eight_3_5=real["figure eight in 3.5 s"], jumps=plain["target steps"])
     out |= {f"10 m, {rate}": far | dict(loop=loop) for rate, loop in loops.items()}
     return out | dict(long=filtered | dict(seconds=20., steady=5.))
 
@@ -86,12 +87,12 @@ def draw(table, path):  # rows of students.json
         x, y = 100 * r["eight_5_5"], 1000 * r["filter"]
         published = r["policy"] == "published"
         ax.loglog(x, y, "s" if published else "o", color="grey" if published else colours[r["hidden"]], markersize=6)
-        left = r["policy"] in LEFT
-        ax.annotate(r["policy"], (x, y), xytext=(LEFT.get(r["policy"]) or (6, 3)), textcoords="offset points", fontsize=8,
-                    ha="right" if left else "left")
+        left = LEFT.get(r["policy"])
+        ax.annotate(r["policy"], (x, y), xytext=left or (6, 3), textcoords="offset points", fontsize=8, ha="right" if left else "left")
     for size, c in colours.items(): ax.plot([], [], "o", color=c, label=f"{size} units")
-    ax.axhline(6, color="grey", linewidth=.8, linestyle=":")
-    ax.axvline(4.5, color="grey", linewidth=.8, linestyle=":", label="asked for")
+    asked = dict(color="grey", linewidth=.8, linestyle=":")
+    ax.axhline(1000 * ASKED[FILTER]["steady_error"], **asked)
+    ax.axvline(100 * ASKED[EIGHT]["rmse"], **asked, label="asked for")
     for axis in (ax.xaxis, ax.yaxis): figures.log_ticks(axis)
     ax.set(xlabel="RMSE in a figure eight of 5.5 s, cm", ylabel="steady error, velocity filtered by 50 ms, mm")
     ax.margins(x=.15)
