@@ -160,7 +160,7 @@ def test_bad_file(tmp_path, text, sentence):
 @pytest.mark.parametrize('name, sentence', [
     pytest.param('quik',
                  r"settings file 'quik' does not exist; packaged ones are default, full, full32, "
-                 r"full32_more, full_more, pre_training, quick", id='name-unknown'),
+                 r"full32_more, full64, full_more, pre_training, quick", id='name-unknown'),
     pytest.param('some/where.yaml', r"settings file 'some/where.yaml' does not exist",
                  id='path-unknown'),
     pytest.param('/tmp', r"settings file '/tmp' is a folder", id='path-is-a-folder'),
@@ -183,7 +183,7 @@ def test_mistake_is_blamed_on_the_file_that_made_it(tmp_path):
 
 
 def test_packaged_files():
-    assert config_names() == ['default', 'full', 'full32', 'full32_more', 'full_more',
+    assert config_names() == ['default', 'full', 'full32', 'full32_more', 'full64', 'full_more',
                               'pre_training', 'quick']
     assert load_config('default') == load_config('default.yaml') == load_config() == Settings()
     quick, full = load_config('quick'), load_config('full')

@@ -52,16 +52,20 @@ def nothing(): pass
 
 
 def test_what_another_program_left_in_a_report_stays(clone):
-    for path, text in {"reports/paper/lead.json": "[]", "reports/paper/figures/lead.png": "x",
-                       "reports/paper/gone.json": "[]"}.items():
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        Path(path).write_text(text)
-    report = Path("runs/paper/report_paper")
-    report.mkdir(parents=True)
-    for name in ("verdict.json", "index.html"): (report / name).write_text("[]")
-    reports.main(["paper"])
-    assert files("reports/paper") == {"verdict.json", "index.html", "lead.json",
-                                      "figures/lead.png"}
+    for path, text in {"paper/lead.json": "[]", "paper/figures/lead.png": "x",
+                       "paper/gone.json": "[]", "real/seeds/real-43.safetensors": "w",
+                       "real/seeds/scores.csv": "x", "real/gone/scores.csv": "x"}.items():
+        path = Path("reports", path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    for name in ("paper", "real"):
+        report = Path(f"runs/{name}/report_{name}")
+        report.mkdir(parents=True)
+        for file in ("verdict.json", "index.html"): (report / file).write_text("[]")
+        reports.main([name])
+    own = {"verdict.json", "index.html"}
+    assert files("reports/paper") == own | {"lead.json", "figures/lead.png"}
+    assert files("reports/real") == own | {"seeds/real-43.safetensors", "seeds/scores.csv"}
 
 
 @pytest.mark.parametrize("name, happens, sentence", [

@@ -30,8 +30,8 @@ REPORTS = {
 OTHERS = {  # what other programs and further policies leave in a report
     "direct": ["long.json", "long.yaml"],
     "paper": ["lead.json", "figures/lead.png", "more_inputs.json"],
-    "real": ["specialists.json", "real32_last.yaml"],
-    "transfer": ["real32.csv", "betaflight_real_time.json"],
+    "real": ["specialists.json", "real32_last.yaml", "students.json", "figures/frontier.png", "seeds/*"],
+    "transfer": ["real32.csv", "real64.csv", "betaflight_real_time.json"],
 }
 EXPORTED = [TARGETS[name].file for name in targets_for(RaptorPolicy.pretrained(), "all")]
 
@@ -61,11 +61,12 @@ def replace(report, folder):
     aside, old = (folder.with_name(f".{folder.name}.{what}") for what in ("new", "old"))
     for left in (aside, old): shutil.rmtree(left, ignore_errors=True)
     shutil.copytree(report, aside, ignore=shutil.ignore_patterns(".*"))
-    for name in ("README.md", *OTHERS.get(folder.name, ())):
-        kept = folder / name
-        if not kept.is_file() or (aside / name).exists(): continue
-        (aside / name).parent.mkdir(exist_ok=True)
-        shutil.copy2(kept, aside / name)
+    names = "README.md", *OTHERS.get(folder.name, ())
+    for kept in [file for name in names for file in folder.glob(name)]:
+        own = aside / kept.relative_to(folder)
+        if own.exists(): continue
+        own.parent.mkdir(exist_ok=True)
+        shutil.copy2(kept, own)
     if folder.exists(): folder.rename(old)
     aside.rename(folder)
     shutil.rmtree(old, ignore_errors=True)
