@@ -611,7 +611,8 @@ PRETRAINED = { # name: file
     'real': 'real.safetensors',       # trained for what real drones have
     'real-v1': 'real-v1.safetensors', # as that was at first
     'real32': 'real32.safetensors',   # for real drones, with a hidden state of 32
-    'real32-v1': 'real32-v1.safetensors'} # as that was at first
+    'real32-v1': 'real32-v1.safetensors', # as that was at first
+    'real64': 'real64.safetensors'} # with a hidden state of 64
 
 @patch(cls_method=True)
 def pretrained(cls:RaptorPolicy, name='student'): # RaptorPolicy

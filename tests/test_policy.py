@@ -336,7 +336,7 @@ def test_pretrained_says_when_there_is_none(tmp_path, monkeypatch):
 def test_older_students_are_loaded_by_name():
     named, today = (p.state_dict() for p in (RaptorPolicy.pretrained("student"), RaptorPolicy.pretrained()))
     assert all(torch.equal(v, today[k]) for k, v in named.items())
-    for name in ("v1", "real", "real-v1", "real32", "real32-v1"):
+    for name in ("v1", "real", "real-v1", "real32", "real32-v1", "real64"):
         assert RaptorPolicy.pretrained(name).obs_dim == 22
     with pytest.raises(PolicyError, match="no pretrained student 'v9'; choose one of student, v1, real"):
         RaptorPolicy.pretrained("v9")

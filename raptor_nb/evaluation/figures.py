@@ -25,7 +25,8 @@ from ..sim.conditions import CURVES, LIMIT
 COLOURS = dict(zip(POLICIES, ('tab:blue', 'tab:orange', 'tab:green', 'yellowgreen',
                               'tab:purple', 'tab:gray')))
 
-SHIPPED = {'v1': 'tab:cyan', 'real': 'tab:red', 'real32': 'tab:brown'}
+SHIPPED = {'v1': 'tab:cyan', 'real': 'tab:red', 'real32': 'tab:brown',
+           'real64': 'tab:green'}
 
 def colour(policy): # its name
     "The colour of a policy; those of training seeds share one"
