@@ -2,7 +2,7 @@
 
 python benchmarks/real_students.py [NAME=FILE ...] [--output runs/real] [--drones 512] [--published]
 
-Students that come with the package (`real32`, `real`, `real32-v1`, `real-v1`), others by name and file, all on the same selection drones and
+Students that come with the package (`real64`, `real32`, `real` and their former selves), others by name and file, all on the same selection drones and
 starts in l2f. A row a student:
 
     hidden                           size of the hidden state
@@ -36,9 +36,9 @@ from raptor_nb.sim.loops import LOOPS, Loop
 from raptor_nb.sim.real import loop_conditions, real_conditions, real_flights
 from raptor_nb.sim.rollout import evaluate
 
-SHIPPED = "real32", "real", "real32-v1", "real-v1"
+SHIPPED = "real64", "real32", "real", "real32-v1", "real-v1"
 RATES = 100, 200, 250, 400
-LEFT = {"full32-44": (-4, 4), "real32": (-5, -2), "real32-v1": (-6, -4)}  # names that would lie on others: to the left, in points
+LEFT = {"full32-64": (-6, -5), "full32-44": (-4, 4), "real32": (-5, -2), "real32-v1": (-6, -4)}  # names that would lie on others: to the left, in points
 FILTER, EIGHT = "velocity filtered by 50 ms", "figure eight in 5.5 s"
 OFFSET = "centre of gravity 25 % of the arm off, thrust-to-weight 1.7 to 2.2"
 
