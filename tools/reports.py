@@ -30,7 +30,7 @@ REPORTS = {
 OTHERS = {  # what other programs and further policies leave in a report
     "direct": ["long.json", "long.yaml"],
     "paper": ["lead.json", "figures/lead.png", "more_inputs.json"],
-    "real": ["specialists.json", "real32_last.yaml", "students.json", "figures/frontier.png", "seeds/*"],
+    "real": ["specialists.json", "foundation64.json", "real32_last.yaml", "students.json", "figures/frontier.png", "seeds/*"],
     "transfer": ["real32.csv", "real64.csv", "betaflight_real_time.json"],
 }
 EXPORTED = [TARGETS[name].file for name in targets_for(RaptorPolicy.pretrained(), "all")]
