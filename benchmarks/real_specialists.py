@@ -58,7 +58,7 @@ def main():
     settings, table = load_config("full"), []
     of, grid = settings.domain_randomization, real_conditions(settings)
     held, seed = sample_split("test", 256, of, of.seed), settings.evaluation.seed
-    known = {n: RaptorPolicy.pretrained(n) for n in ("real32", "real")} | {"published": RaptorPolicy.published()}
+    known = {n: RaptorPolicy.pretrained(n) for n in ("real64", "real32", "real")} | {"published": RaptorPolicy.published()}
     for name in (n for n in grid if n.startswith(HARD)):
         drones = able(held, grid[name])
         few = drones[:args.drones]
