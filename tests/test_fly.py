@@ -8,6 +8,7 @@ import torch
 
 from raptor_nb.drones import parse_drone, real_drones, sample_fleet
 from raptor_nb.sim import physics
+from raptor_nb.sim.lead import LEADS
 from raptor_nb.policy import RaptorPolicy
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -17,7 +18,7 @@ import fly  # noqa: E402
 
 NODE = shutil.which("node")
 POLICIES = {"student": RaptorPolicy.pretrained, "real": functools.partial(RaptorPolicy.pretrained, "real"),
-            "published": RaptorPolicy.published}
+            "real64": functools.partial(RaptorPolicy.pretrained, "real64"), "published": RaptorPolicy.published}
 dynamics = lambda drone: drone.to_dict()["dynamics"]
 listed = lambda tensor: tensor.double().numpy().tolist()
 
@@ -126,6 +127,8 @@ def test_page_data_is_the_package():
     for name, policy in POLICIES.items():
         for k, v in policy().state_dict().items(): np.testing.assert_allclose(d["policies"][name]["weights"][k], v.numpy(), rtol=1e-7, atol=1e-12)
         assert .5 < d["policies"][name]["probe"]["r2"] <= 1
+        assert d["policies"][name]["lead"] == [LEADS[name].time, LEADS[name].acceleration]
+    assert list(d["policies"]) == list(POLICIES)
     assert list(d["drones"]) == list(real_drones()) and len(d["sampled"]) == fly.SAMPLED
     assert parse_drone(dict(name="x") | d["sampled"][5]).thrust_to_weight == pytest.approx(sample_fleet([5], seed=fly.SEED)[0].thrust_to_weight, rel=1e-6)
 
@@ -181,7 +184,7 @@ def test_the_probe_that_is_kept_reads_as_one_fitted_today(policy):
     flyer, fleet = POLICIES[policy](), sample_fleet(fly.SAMPLED + fly.PROBED, seed=fly.SEED)
     read = lambda p: Ridge(*(np.array(p[k]) for k in ("centre", "spread")), np.array(p["weights"])[:, None])
     kept, fitted = data()["policies"][policy]["probe"], fly.fit_probe(flyer, fleet[fly.SAMPLED:])
-    hidden = read(fitted).centre + read(fitted).spread * np.random.default_rng(0).normal(size=(200, 16))
+    hidden = read(fitted).centre + read(fitted).spread * np.random.default_rng(0).normal(size=(200, len(kept["centre"])))
     assert kept["r2"] == pytest.approx(fitted["r2"], abs=.01)
     assert np.abs(read(kept)(hidden) - read(fitted)(hidden)).max() < .03
 
@@ -386,7 +389,7 @@ def test_keys(page):
     assert page.execute_script("return raptor.app.choice") == list(real_drones())[2]
     press(page, "8")
     assert page.execute_script("return raptor.world.flights.length") == 8
-    press(page, "0", "c", "c", "c")
+    press(page, "0", "c", "c", "c", "c")
     assert page.execute_script("return raptor.app.policies") == ["student", "published"]
     press(page, "p", "s")
     assert page.execute_script("return [raptor.app.paused, raptor.app.speed]") == [False, .25]

@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tools"))
 import browser as chromium  # noqa: E402
 import fly  # noqa: E402
-from test_fly import data, dynamics, listed, node  # noqa: E402
+from test_fly import POLICIES, data, dynamics, listed, node  # noqa: E402
 
 SEED, STEPS = 7, 400
 CALM = dict(force=0., observation_noise=0., velocity_limit=False, position_threshold=30.)
@@ -340,7 +340,7 @@ def slide(page, trait, value, kind="input"):
 
 
 def test_policies_fly_by_their_names(page):
-    for name in ("student", "real", "published"):
+    for name in POLICIES:
         press(page, name)
         assert flights(page, "policy.name") == [name]
         advance(page, 8)
@@ -349,8 +349,8 @@ def test_policies_fly_by_their_names(page):
     press(page, "both")
     assert js(page, "raptor.app.policies") == ["real", "published"]
     press(page, "all")
-    assert flights(page, "policy.name") == ["student", "real", "published"]
-    assert page.find_element("id", "row-real").is_displayed()
+    assert flights(page, "policy.name") == list(POLICIES)
+    for name in POLICIES: assert page.find_element("id", f"row-{name}").is_displayed()
 
 
 def test_every_condition_is_flown_by_the_student_for_real_drones(page):

@@ -164,8 +164,8 @@ def test_c_leaves_alone_what_holds_or_cannot_be_true(core):
 ON_THE_PAGE = """
 import { figureEight, World, Flight } from 'SRC/world.js';
 import { Lead, motion } from 'SRC/lead.js';
-const lead = new Lead('published');
-console.log(JSON.stringify(given.map((here, step) => {
+const lead = new Lead(given.begin);
+console.log(JSON.stringify(given.errors.map((here, step) => {
   const t = 3.2 + .01 * step, [target, speed] = figureEight(t);
   const [acceleration, jerk] = motion(figureEight, t);
   lead.learn(speed, acceleration, here);
@@ -186,6 +186,7 @@ def test_the_page_shows_what_python_shows(tmp_path):
         errors.append(.08 * path.velocity[step, 0] - .05 * leading.acceleration[step, 0])
         leading.learn(step, errors[-1][None])
         want.append(np.concatenate([*map(np.ravel, leading.shown(step)), leading.numbers[0]]))
-    said = node(ON_THE_PAGE, [e.tolist() for e in errors], tmp_path)
+    given = dict(begin=[start.time, start.acceleration], errors=[e.tolist() for e in errors])
+    said = node(ON_THE_PAGE, given, tmp_path)
     np.testing.assert_allclose(said, want, atol=1e-4)
     assert abs(want[-1][6] - start.time) > .05

@@ -24,6 +24,7 @@ from raptor_nb.policy import RaptorPolicy
 from raptor_nb.learn.direct import jump_probability, student_cost
 from raptor_nb.settings import load_config
 from raptor_nb.sim.conditions import ACTUATORS, SENSORS, WORLD
+from raptor_nb.sim.lead import LEADS
 from raptor_nb.sim.loops import LOOPS
 from raptor_nb.sim.real import drone_traits, sensor_traits, wind_traits
 from raptor_nb.sim.traits import OffCentre, UnequalRotors, WeakRotor
@@ -32,7 +33,7 @@ from raptor_nb.evaluation.probing import r_squared, record_hidden_states, ridge
 WEB = Path(__file__).resolve().parents[1] / "web"
 TEMPLATE, PROGRAM, PAGE = WEB / "page.html", WEB / "fly.js", WEB / "fly.html"
 WORKER = WEB / "train.js"   # what trains beside the page, with wasm.KERNELS
-LABELS = {"student": "student", "real": "real", "published": "published"}
+LABELS = {"student": "student", "real": "real", "real64": "real64", "published": "published"}
 SEED = 2026    # of the drones on the page, on which nobody trained
 SAMPLED = 64   # drones on the page
 PROBED = 384   # further drones, from which the probe learns
@@ -72,8 +73,8 @@ def fit_probe(policy, drones):
 
 
 def policies():
-    return {"student": RaptorPolicy.pretrained(), "real": RaptorPolicy.pretrained("real"),
-            "published": RaptorPolicy.published()}
+    real = {name: RaptorPolicy.pretrained(name) for name in ("real", "real64")}
+    return {"student": RaptorPolicy.pretrained(), **real, "published": RaptorPolicy.published()}
 
 
 def page_traits(condition):
@@ -119,6 +120,7 @@ def page_data(probe=None):
     fleet = sample_fleet(SAMPLED + PROBED, seed=SEED)
     weights = lambda policy: {k: v.numpy().tolist() for k, v in policy.state_dict().items()}
     about = lambda name, policy: dict(label=LABELS[name], weights=weights(policy),
+                                      lead=[LEADS[name].time, LEADS[name].acceleration],
                                       probe=(probe or fit_probe)(policy, fleet[SAMPLED:]))
     numbers = (tuple, float)
     ranges = {k: v for k, v in vars(DISTRIBUTIONS["published"]).items() if isinstance(v, numbers)}

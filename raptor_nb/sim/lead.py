@@ -37,6 +37,8 @@ RATE = .3 # 1/s, of those that adapt
 LEADS = {
     'student': Lead(0., .014),
     'real': Lead(-.017, .019),
+    'real32': Lead(-.008, .002),
+    'real64': Lead(-.003, 0.),
     'published': Lead(.05, .055)}
 
 def find_lead(given, # a Lead, the name of a policy, or the name and ', adaptive'

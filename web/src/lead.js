@@ -1,7 +1,6 @@
 // A moving target as the policy is shown it, by two numbers that each flight finds for itself: raptor_nb.sim.lead
 import { DT, clamp } from './physics.js';
 
-export const LEADS = { student: [0, 0.014], real: [-0.01, 0.017], published: [0.05, 0.055] }; // s, s^2: where they begin; others at 0
 const RATE = 0.3, LOW = [-0.15, -0.05], HIGH = [0.15, 0.12], FLOOR = 0.01, FURTHEST = 0.5, MEMORY = 10 / DT, AROUND = 0.05; // as the package's
 
 // Acceleration and jerk at time t of a path: a function from a time to position and velocity
@@ -11,8 +10,8 @@ export function motion(path, t) {
 }
 
 export class Lead {
-  constructor(policy) { // its name
-    this.numbers = [...(LEADS[policy] ?? [0, 0])];
+  constructor(numbers = [0, 0]) { // s, s^2: where they begin
+    this.numbers = [...numbers];
     this.square = [0, 0];
     this.count = 0;
   }

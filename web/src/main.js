@@ -119,11 +119,11 @@ const recent = (flight, n = 100) => mean(flight.distance.slice(-n));
 
 function style() {
   const css = getComputedStyle(document.documentElement), get = (name) => css.getPropertyValue(name).trim();
-  return { text: get('--text'), line: get('--line'), student: '#1f77b4', real: '#d62728', published: '#ff7f0e', trained: '#2ca02c' };
+  return { text: get('--text'), line: get('--line'), student: '#1f77b4', real: '#d62728', real64: '#9467bd', published: '#ff7f0e', trained: '#2ca02c' };
 }
 
 function readout() {
-  for (const name of ['student', 'real', 'published', 'trained']) {
+  for (const name of [...Object.keys(data.policies), 'trained']) {
     const flights = world.flights.filter((f) => f.policy.name === name), row = $(`row-${name}`);
     row.hidden = !flights.length;
     if (!flights.length) continue;
@@ -202,7 +202,7 @@ function theme(dark) {
 const KEYS = {
   ArrowUp: () => nudge(0.1, 0, 0), ArrowDown: () => nudge(-0.1, 0, 0), ArrowLeft: () => nudge(0, 0.1, 0), ArrowRight: () => nudge(0, -0.1, 0),
   PageUp: () => nudge(0, 0, 0.1), PageDown: () => nudge(0, 0, -0.1), ' ': () => world.poke(), f: () => eight(world.eightSince === null), l: () => lead(!world.leads), r: restart,
-  p: () => pause(!app.paused), s: () => slow(app.speed === 1), c: () => { const [one, two] = app.policies; fly(two ? 'student' : one === 'student' ? 'real' : one === 'published' ? 'both' : 'published'); },
+  p: () => pause(!app.paused), s: () => slow(app.speed === 1), c: () => { const [one, two] = app.policies, order = [...Object.keys(data.policies), 'both']; fly(order[(order.indexOf(two ? 'both' : one) + 1) % order.length]); },
   0: () => choose('own'), 8: () => choose('eight'), v: () => picture?.look(),
 };
 Object.keys(data.drones).forEach((name, i) => { KEYS[i + 1] = () => choose(name); });

@@ -1,4 +1,4 @@
-// The policy: dense 22 -> 16 with ReLU, a gated recurrent unit of 16, dense 16 -> 4; and what its memory gives away.
+// The policy: dense 22 -> 16 with ReLU, a gated recurrent unit of 16, dense 16 -> 4 (real64: 64); and what its memory gives away.
 // Weights bear the names that raptor_nb.policy.RaptorPolicy gives them.
 
 const sigmoid = (x) => 1 / (1 + Math.exp(-x));
@@ -23,7 +23,7 @@ export function makePolicy(weights) {
   const start = weights['gru.initial_hidden_state'], size = start.length;
   return {
     initial: () => [...start],
-    // Observation (22) and hidden state (16) -> action (4) and the next hidden state
+    // Observation (22) and hidden state -> action (4) and the next hidden state
     act(observation, hidden) {
       const i = given(first(observation).map((a) => Math.max(a, 0))), g = kept(hidden);
       const next = hidden.map((h, k) => {

@@ -8,7 +8,7 @@ import { mergeGeometries } from 'three/examples/jsm/utils/BufferGeometryUtils.js
 import { thrust } from './physics.js';
 import { TRAIL } from './world.js';
 
-export const COLOURS = { student: 0x1f77b4, real: 0xd62728, published: 0xff7f0e, trained: 0x2ca02c };
+export const COLOURS = { student: 0x1f77b4, real: 0xd62728, real64: 0x9467bd, published: 0xff7f0e, trained: 0x2ca02c };
 const STREAKS = 60, SMALLEST = 0.09, TOUCH = 36; // lines, m of arm below which a drone is drawn larger, px
 
 // Body and arms as one mesh along the rotors' places, at true size; the front arms are lighter

@@ -65,7 +65,7 @@ export class Flight {
   begin(target, offset = [0, 0, 0]) {
     this.state = atRest(this.drone, target.map((x, i) => x + offset[i]));
     this.awake();
-    this.lead = new Lead(this.policy.name);
+    this.lead = new Lead(this.policy.lead);
     this.over = 0;
     this.path = [];
     this.error = length(offset);
@@ -123,7 +123,7 @@ export class Flight {
 
 export class World {
   constructor(data) {
-    this.policies = Object.fromEntries(Object.entries(data.policies).map(([name, p]) => [name, { name, label: p.label, network: makePolicy(p.weights), probe: p.probe }]));
+    this.policies = Object.fromEntries(Object.entries(data.policies).map(([name, p]) => [name, { name, label: p.label, network: makePolicy(p.weights), probe: p.probe, lead: p.lead }]));
     Object.assign(this, { time: 0, flights: [], target: [0, 0, 0], eightSince: null, leads: false, noise: 0, wind: 0, traits: NONE, heading: Math.PI / 2 });
     this.seed(1);
   }
