@@ -343,6 +343,7 @@ def test_policies_fly_by_their_names(page):
     for name in POLICIES:
         press(page, name)
         assert flights(page, "policy.name") == [name]
+        assert page.find_element("id", "numbers").text == {"real64": "26756"}.get(name, "2084")
         advance(page, 8)
         assert max(distances(page)) < .05 and lost(page) == 0
     press(page, "real")

@@ -25,7 +25,8 @@ for (let i = 0; i < updates; i++) {
 const out = { log, settings: { ...settings, weights: Array.from(settings.weights), fleet: Object.fromEntries(Object.entries(fleet).map(([k, v]) => [k, Array.from(v)])) } };
 if (judge) {
   const held = data.sampled.slice(0, judge).map((d) => prepare(d.dynamics)), from = starts(held, stream(5)), court = new Judge(new Kernels(module), held, from);
-  out.judged = Object.fromEntries(Object.entries(data.policies).map(([name, p]) => [name, court.score(pack(p.weights))]));
+  const able = Object.entries(data.policies).filter(([, p]) => p.weights['gru.initial_hidden_state'].length === 16); // a judge's size
+  out.judged = Object.fromEntries(able.map(([name, p]) => [name, court.score(pack(p.weights))]));
   out.starts = Array.from(from);
   out.flights = ['total', 'alive', 'error'].map((name) => Array.from(court.kernels.of(court.out[name])));
 }

@@ -93,6 +93,7 @@ function fly(which) { // a policy's name, 'both' (the last one and the published
   const [last] = app.policies, own = last !== 'published' ? last : world.policies.trained ? 'trained' : 'student';
   app.policies = which === 'both' ? [own, 'published'] : which === 'all' ? Object.keys(data.policies) : [which];
   for (const b of document.querySelectorAll('[data-policy]')) b.setAttribute('aria-pressed', b.dataset.policy === which);
+  $('numbers').textContent = Math.max(...app.policies.map((name) => world.policies[name].network.size));
   put();
 }
 

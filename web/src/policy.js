@@ -22,6 +22,7 @@ export function makePolicy(weights) {
   const [first, given, kept, last] = [dense('input_layer'), gates('ih'), gates('hh'), dense('output_layer')];
   const start = weights['gru.initial_hidden_state'], size = start.length;
   return {
+    size: Object.values(weights).flat(2).length,
     initial: () => [...start],
     // Observation (22) and hidden state -> action (4) and the next hidden state
     act(observation, hidden) {
