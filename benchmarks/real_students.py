@@ -38,7 +38,7 @@ from raptor_nb.sim.rollout import evaluate
 
 SHIPPED = "real64", "real32", "real", "real32-v1", "real-v1"
 RATES = 100, 200, 250, 400
-LEFT = {"full32-64": (-6, -5), "full32-44": (-4, 4), "real32": (-5, -2), "real32-v1": (-6, -4)}  # names that would lie on others: to the left, in points
+BESIDE = {"full32-64": (-6, -2), "full64-44": (6, -8), "full32-44": (-4, 4), "real32": (-5, -2), "real32-v1": (-6, -4)}  # names that would lie on others: where to, in points
 FILTER, EIGHT = "velocity filtered by 50 ms", "figure eight in 5.5 s"
 OFFSET = "centre of gravity 25 % of the arm off, thrust-to-weight 1.7 to 2.2"
 
@@ -87,8 +87,8 @@ def draw(table, path):  # rows of students.json
         x, y = 100 * r["eight_5_5"], 1000 * r["filter"]
         published = r["policy"] == "published"
         ax.loglog(x, y, "s" if published else "o", color="grey" if published else colours[r["hidden"]], markersize=6)
-        left = LEFT.get(r["policy"])
-        ax.annotate(r["policy"], (x, y), xytext=left or (6, 3), textcoords="offset points", fontsize=8, ha="right" if left else "left")
+        to = BESIDE.get(r["policy"], (6, 3))
+        ax.annotate(r["policy"], (x, y), xytext=to, textcoords="offset points", fontsize=8, ha="right" if to[0] < 0 else "left")
     for size, c in colours.items(): ax.plot([], [], "o", color=c, label=f"{size} units")
     asked = dict(color="grey", linewidth=.8, linestyle=":")
     ax.axhline(1000 * ASKED[FILTER]["steady_error"], **asked)
